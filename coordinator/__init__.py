@@ -1,0 +1,1 @@
+"""The service that closes rounds, the launchers, the experiments and the command line."""

@@ -1,0 +1,1 @@
+"""Launchers: a configuration becomes processes."""

@@ -1,0 +1,200 @@
+"""The configuration of a run: one frozen schema for the YAML file, `--set key=value` and the wire.
+
+Read it as the reference: each field says what it means, in which unit, and what it defaults to.
+`peers.configio` loads, merges, checks and saves it, and turns every problem into one readable error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def _as_tuple(value: object) -> object:
+    """YAML knows lists only; the frozen schema holds tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class RunConfig(Section):
+    """What is run, for how long, and where its results go."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Folder of the run below `out`; by default made of data, target, peers and seed.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Everything random follows from it.")
+    rounds: int | None = Field(None, ge=1, description="Rounds to run; one round is one mini-batch. Default 100.")
+    epochs: float | None = Field(None, gt=0, description="Instead of `rounds`: passes over the training images.")
+    out: str = Field("runs", min_length=1, description="Folder that holds the runs.")
+
+
+DatasetName: TypeAlias = Literal[
+    "digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "stl10", "image_folder", "synthetic"
+]
+
+
+class DataConfig(Section):
+    """Which images the group sees. Labels are read by the probes alone."""
+
+    name: DatasetName = Field("digits", description="`digits` is bundled; all others need `root` or `download`.")
+    root: str | None = Field(None, description="Folder of the data; by default the environment's PEERS_DATA.")
+    download: bool = Field(False, description="Let torchvision download what is missing.")
+    batch: int = Field(128, ge=2, description="Images in a round, the same for every peer.")
+    validation: float = Field(0.1, gt=0, lt=0.9, description="Share of the training split held out, by seed.")
+    image_size: int | None = Field(None, ge=4, le=1024, description="Side in pixels, for image_folder / synthetic.")
+    channels: int = Field(3, ge=1, le=16, description="Channels, for synthetic images.")
+    images: int = Field(4096, ge=16, description="Number of training images, for synthetic images.")
+    budget_mib: int = Field(4096, ge=1, description="Held in device memory as uint8 up to here; streamed above.")
+    loader_workers: int = Field(2, ge=0, le=64, description="Processes that decode images when streamed.")
+
+
+NetworkName: TypeAlias = Literal[
+    "mlp",
+    "convnet",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "densenet121",
+]
+
+
+class NetworkConfig(Section):
+    """One architecture. A list of these under `network` is dealt to the peers in turn."""
+
+    name: NetworkName = Field("mlp", description="Backbone; the classifier is removed, outputs are its features.")
+    depth: int = Field(5, ge=1, le=100, description="Layers, for mlp and convnet.")
+    width: int = Field(64, ge=1, le=65536, description="Units (mlp) or channels of the first block (others).")
+    norm: Literal["batch", "layer", "none"] = Field("batch", description="Normalization, for mlp and convnet.")
+    init: Literal["default", "kaiming"] = Field("default", description="Each layer's PyTorch default, or Kaiming.")
+    small_images: bool = Field(True, description="3x3 stride-1 stem, no first pooling (resnet, densenet).")
+
+
+TargetName: TypeAlias = Literal["mean", "random_peer", "roles", "neighbours", "median", "trimmed_mean", "frozen"]
+
+
+class ConsensusConfig(Section):
+    """What a peer steps toward, and how the distance is measured."""
+
+    target: TargetName = Field("mean", description="Rule that makes a peer's target from the group's outputs.")
+    k: int = Field(1, ge=1, description="Peers in the mean, for neighbours.")
+    q: float = Field(0.25, ge=0, lt=0.5, description="Share cut from each end, for trimmed_mean.")
+    loss: Literal["cosine", "mse", "standardized_mse", "kl"] = Field("cosine", description="Distance to the target.")
+    temperature: float = Field(1.0, gt=0, description="Of both softmaxes, for kl.")
+    weight: float = Field(1.0, gt=0, le=1, description="w: the target is (1 - w) own output + w consensus.")
+    control: Literal["none", "independent", "shuffled", "noise"] = Field(
+        "none", description="Same training with the signal removed; for experiments."
+    )
+    max_skips: int = Field(10, ge=1, description="Rounds in a row with non-finite values before a peer gives up.")
+
+
+class OptimizerConfig(Section):
+    """One optimizer per peer, the same settings for all."""
+
+    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="Update rule, of torch.optim.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="For sgd.")
+    weight_decay: float = Field(0.0, ge=0, description="L2 (adam, sgd) or decoupled (adamw).")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="Cosine decays to zero at the end.")
+    warmup: int = Field(0, ge=0, description="Rounds of linear warm-up from zero.")
+
+
+class GroupConfig(Section):
+    """Who takes part."""
+
+    peers: int | None = Field(
+        None, ge=1, le=4096, description="Peers of the group. Default: one per process under torchrun, otherwise 4."
+    )
+    peers_per_worker: int = Field(1, ge=1, le=4096, description="Peers that one worker hosts; a single process: all.")
+    threads: int | None = Field(
+        None, ge=1, description="Compute threads of a peer on CPU. Default: cores of the host / its peers, at least 1."
+    )
+
+
+class ExchangeConfig(Section):
+    """How outputs travel, and the three times that govern everything (seconds)."""
+
+    kind: Literal["auto", "collective", "coordinator", "inprocess"] = Field(
+        "auto", description="auto: inprocess for one worker, collective for several."
+    )
+    wire: Literal["float32", "bf16"] = Field("float32", description="Publications as they travel; sums are float32.")
+    heartbeat: float = Field(5.0, gt=0, description="A member silent for this long is gone.")
+    round_deadline: float = Field(60.0, gt=0, description="Longest wait of a round for its slowest member.")
+    join_window: float = Field(600.0, gt=0, description="Longest wait for the group to form, and to part.")
+
+
+class ProbeConfig(Section):
+    """How features are judged: k-NN and a linear classifier on frozen features."""
+
+    knn_k: int = Field(20, ge=1, description="Neighbours of the k-NN probe.")
+    knn_temperature: float = Field(0.07, gt=0, description="A neighbour's weight is exp(similarity / temperature).")
+    linear: bool = Field(True, description="Fit the linear probe before and after training.")
+    linear_l2: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = Field(
+        (1e-4, 1e-3, 1e-2, 1e-1), min_length=1, description="L2 strengths tried; validation images choose."
+    )
+    linear_steps: int = Field(100, ge=1, description="L-BFGS iterations for each strength.")
+    train_images: int | None = Field(None, ge=16, description="Training images used by the probes. Default: all.")
+    norm_images: int = Field(4096, ge=2, description="Training images that re-estimate batch-norm statistics.")
+    split: Literal["test", "validation"] = Field("test", description="Judged on; choose recipes on validation.")
+    every: int = Field(25, ge=0, description="Rounds between live k-NN probes on validation images; 0: none.")
+    live_images: int = Field(2000, ge=16, description="Training images, and at most as many validation ones, live.")
+
+
+class CheckpointConfig(Section):
+    """When each peer saves itself."""
+
+    every: int = Field(50, ge=1, description="Rounds between checkpoints; the last round is always saved.")
+    keep: int = Field(2, ge=2, description="Newest checkpoints kept; two, so that a group always shares one.")
+
+
+class MetricsConfig(Section):
+    """What is written down while it runs."""
+
+    every: int = Field(5, ge=1, description="Rounds between records of loss, disagreement and collapse.")
+    tensorboard: bool = Field(True, description="Write TensorBoard events beside metrics.jsonl.")
+
+
+class LauncherConfig(Section):
+    """Who starts the workers for `coordinator launch`."""
+
+    kind: Literal["local"] = Field("local", description="local: processes of this machine under torch's agent.")
+    max_restarts: int = Field(3, ge=0, description="Restarts of a failed group from its checkpoints.")
+    stop_grace: float = Field(30.0, gt=0, description="Seconds that a stopped worker has to finish and save.")
+
+
+Networks: TypeAlias = NetworkConfig | Annotated[tuple[NetworkConfig, ...], BeforeValidator(_as_tuple)]
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    network: Networks = NetworkConfig()
+    consensus: ConsensusConfig = ConsensusConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    group: GroupConfig = GroupConfig()
+    exchange: ExchangeConfig = ExchangeConfig()
+    probe: ProbeConfig = ProbeConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    launcher: LauncherConfig = LauncherConfig()
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU.")
+    precision: Literal["float32", "bf16"] = Field("float32", description="Of the forward pass; weights are float32.")
+
+    def network_of(self, peer: int) -> NetworkConfig:
+        """The architecture of one peer: a list is dealt in turn."""
+        return self.network if isinstance(self.network, NetworkConfig) else self.network[peer % len(self.network)]

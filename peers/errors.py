@@ -1,0 +1,61 @@
+"""Every error that a user meets, and the exit code that each ends a process with.
+
+    PeersError                     1   anything that was foreseen; its text is for the user, no traceback is shown
+    |-- ConfigError                2   the configuration, a flag, or a combination of them
+    |-- DataError                  2   images missing, damaged, or too few
+    |-- RunFolderError             2   the folder of the run cannot be used as asked
+    |-- CheckpointError            2   a checkpoint is damaged or belongs to another configuration
+    |-- ExchangeError              3   the group could not exchange: a peer was lost, a time ran out
+    |   `-- DisagreementError      3   members see different batches, data or configurations
+    `-- DivergedError              4   a peer produced non-finite values too many rounds in a row
+
+Exit code 0 is a run that ended or was asked to stop and saved; 1 is an error nobody foresaw, with its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PeersError(Exception):
+    """Base of the errors whose text is written for the user."""
+
+    exit_code = 1
+
+
+class ConfigError(PeersError):
+    """The configuration is wrong; the text lists every problem."""
+
+    exit_code = 2
+
+
+class DataError(PeersError):
+    """The images are missing, damaged, or do not fit the configuration."""
+
+    exit_code = 2
+
+
+class RunFolderError(PeersError):
+    """The folder of the run cannot be created, or holds another run."""
+
+    exit_code = 2
+
+
+class CheckpointError(PeersError):
+    """A checkpoint is damaged, or belongs to another configuration."""
+
+    exit_code = 2
+
+
+class ExchangeError(PeersError):
+    """The group could not exchange outputs."""
+
+    exit_code = 3
+
+
+class DisagreementError(ExchangeError):
+    """Members of the group do not see the same batch, data or configuration."""
+
+
+class DivergedError(PeersError):
+    """A peer produced non-finite values for too many rounds in a row."""
+
+    exit_code = 4

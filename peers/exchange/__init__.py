@@ -1,0 +1,1 @@
+"""How outputs travel: one contract (`base`), several implementations."""

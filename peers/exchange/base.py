@@ -1,0 +1,242 @@
+"""The exchange: one worker's view of its group, whatever carries the outputs.
+
+A worker hosts one peer or several; it speaks for all of them at once, so that they share one stream and may be summed
+before they travel. The order of calls is fixed:
+
+    join(hello) -> Ticket            once; blocks until the group has formed, or raises within the join window
+    publish(round, outputs, digest)  returns at once; the outputs may be reused after it returns
+    Pending.result() -> Consensus    once for each publish, before the next publish; raises within the round deadline
+    leave(report) -> reports         once, last; gives every member's report that this exchange can see
+    close()                          any time, any number of times; releases sockets and threads, raises nothing
+
+An exchange belongs to one thread. It never changes what it was given. Consensus tensors are the caller's to read, not
+to write: peers of one worker share them. Sums are float32 in an order fixed by peer ids (`tree_sum`), so that every
+implementation arrives at the same bits.
+
+Failures are `peers.errors.ExchangeError`s: after one the exchange is spent, only `close` may follow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peers.draws import Rule
+from peers.errors import DisagreementError
+
+Report = dict[str, Any]
+"""A JSON value that a peer leaves behind: its probes, counts and paths."""
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a worker says of itself when it joins.
+
+    Attributes:
+        peers: ids of the peers that it hosts, ascending.
+        group: number of peers of the whole group.
+        shape: (B, D) of the outputs.
+        agreed: what all members must have in common, by name: configuration digest, data fingerprint, rounds.
+        saved: for each peer the rounds of which it holds a checkpoint; round 0, the initialization, is implied.
+        rule: what the group's target rule asks of the exchange.
+        wire: "float32" or "bf16", publications as they travel.
+    """
+
+    peers: tuple[int, ...]
+    group: int
+    shape: tuple[int, int]
+    agreed: Mapping[str, str]
+    saved: Mapping[int, tuple[int, ...]]
+    rule: Rule
+    wire: str = "float32"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What the group has agreed on.
+
+    Attributes:
+        members: ids of all members, ascending.
+        first_round: the newest round that all have saved (0: nobody, or not all).
+        epoch: membership epoch; grows whenever a peer joins or leaves.
+    """
+
+    members: tuple[int, ...]
+    first_round: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was closed: equal for every member of the round, or the round was void.
+
+    Attributes:
+        digest: BLAKE2b-128 of the total's bytes (of the members' bytes by ascending id where no total was asked for;
+            then members that saw different ones have different digests).
+    """
+
+    round: int
+    epoch: int
+    contributors: tuple[int, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What comes back for one round.
+
+    Attributes:
+        round: its number.
+        epoch: membership epoch in which it closed.
+        contributors: ids of the peers whose outputs are in it, ascending.
+        total: [B, D] float32, sum of the contributors' outputs as they were sent; None where the rule needs no sum.
+        sent: the caller's own outputs as they were sent, {peer: [B, D] float32}.
+        members: others' outputs that the rule asked for and that contributed, {peer: [B, D] float32}.
+        leaving: ids of peers that take their leave after this round.
+    """
+
+    round: int
+    epoch: int
+    contributors: tuple[int, ...]
+    total: Tensor | None
+    sent: Mapping[int, Tensor]
+    members: Mapping[int, Tensor] = field(default_factory=dict)
+    leaving: frozenset[int] = frozenset()
+
+    @property
+    def count(self) -> int:
+        """Number of contributors."""
+        return len(self.contributors)
+
+    @cached_property
+    def receipt(self) -> Receipt:
+        """Made when first asked for: the digest copies the total to the host."""
+        parts = [self.total] if self.total is not None else [self.members[peer] for peer in sorted(self.members)]
+        digest = hashlib.blake2b(digest_size=16)
+        for part in parts:
+            digest.update(part.detach().cpu().contiguous().numpy().data)
+        return Receipt(self.round, self.epoch, self.contributors, digest.hexdigest())
+
+
+class Pending(ABC):
+    """A publication under way."""
+
+    @abstractmethod
+    def result(self, timeout: float | None = None) -> Consensus:
+        """Wait for the round to close.
+
+        Args:
+            timeout: seconds; by default the round deadline.
+
+        Raises:
+            DisagreementError: members published different batches.
+            ExchangeError: a member was lost, or the round did not close in time.
+        """
+
+
+class Exchange(ABC):
+    """One worker's view of its group; see the module for the order of calls."""
+
+    elastic = False
+    """Whether the group goes on without a member that leaves."""
+
+    @abstractmethod
+    def join(self, hello: Hello) -> Ticket:
+        """Form the group.
+
+        Raises:
+            DisagreementError: members differ in what all must have in common; names the peers and both values.
+            ExchangeError: the group did not form within the join window.
+        """
+
+    @abstractmethod
+    def publish(
+        self, round_: int, outputs: Mapping[int, Tensor | None], digest: bytes, *, leaving: bool = False
+    ) -> Pending:
+        """Hand in the outputs of the hosted peers.
+
+        Args:
+            round_: number of the round.
+            outputs: {peer: [B, D] float32}, for each hosted peer; None abstains (its outputs were not finite).
+            digest: 16 bytes, the batch digest: the same for all members, or the round is refused.
+            leaving: this worker leaves after this round.
+        """
+
+    @abstractmethod
+    def leave(self, reports: Mapping[int, Report]) -> Mapping[int, Report]:
+        """Leave the group with a last word for each hosted peer.
+
+        Returns:
+            the reports of all members, as far as this exchange can see them.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything; safe to call at any time and more than once."""
+
+
+def as_sent(outputs: Tensor, wire: str) -> Tensor:
+    """Outputs [B, D] as the others will read them, float32: rounded where the wire is narrower. Never an alias."""
+    if wire == "bf16":
+        return outputs.detach().to(torch.bfloat16).to(torch.float32)
+    return outputs.detach().to(torch.float32, copy=True)
+
+
+def tree_sum(parts: Mapping[int, Tensor]) -> Tensor:
+    """Sum of the parts in the order of a binary tree over their ids: neighbours first, absent ids skipped.
+
+    The order depends on ids alone, never on arrival; and an aligned block of 2^m ids is a subtree, so that a worker
+    that hosts such a block may add its own peers first and the bits of the total stay the same.
+
+    Args:
+        parts: {id: [..]}, at least one.
+    """
+    level = {key: parts[key] for key in sorted(parts)}
+    while len(level) > 1:
+        above: dict[int, Tensor] = {}
+        for key, part in level.items():
+            above[key >> 1] = above[key >> 1] + part if key >> 1 in above else part
+        level = above
+    return next(iter(level.values()))
+
+
+def agree(hellos: Sequence[Hello], epoch: int = 1) -> Ticket:
+    """What a group of fixed members agrees on, from the hellos of all its workers.
+
+    Raises:
+        DisagreementError: names the peers that differ, and both values.
+    """
+    first = hellos[0]
+    for other in hellos[1:]:
+        _compare(first, other)
+    members = sorted(peer for hello in hellos for peer in hello.peers)
+    if members != list(range(first.group)):
+        raise DisagreementError(
+            f"the group has {first.group} peers, but its workers host {members}: start as many workers as "
+            f"group.peers / group.peers_per_worker, each with its own rank"
+        )
+    saved = [set(rounds) | {0} for hello in hellos for rounds in hello.saved.values()]
+    return Ticket(tuple(members), max(set.intersection(*saved)) if saved else 0, epoch)
+
+
+def _compare(one: Hello, two: Hello) -> None:
+    facts = [
+        ("output shape [B, D]", one.shape, two.shape),
+        ("group size", one.group, two.group),
+        ("wire dtype", one.wire, two.wire),
+        ("target rule", one.rule, two.rule),
+        *((name, one.agreed.get(name), two.agreed.get(name)) for name in sorted({*one.agreed, *two.agreed})),
+    ]
+    for name, left, right in facts:
+        if left != right:
+            raise DisagreementError(
+                f"peers {list(one.peers)} and {list(two.peers)} differ in {name}: {left} and {right}; "
+                f"start all workers with the same configuration, data and version"
+            )
