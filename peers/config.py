@@ -1,7 +1,7 @@
 """The configuration of a run: one frozen schema for the YAML file, `--set key=value` and the wire.
 
 Read it as the reference: each field says what it means, in which unit, and what it defaults to.
-`peers.configio` loads, merges, checks and saves it, and turns every problem into one readable error.
+`peers.configfile` loads, merges, checks and saves it, and turns every problem into one readable error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ class Section(BaseModel):
 
 
 def _as_tuple(value: object) -> object:
-    """YAML knows lists only; the frozen schema holds tuples."""
+    """YAML knows lists only; the frozen schema holds tuples. A mapping stands for a list of one."""
+    if isinstance(value, dict):
+        return (value,)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -73,7 +75,7 @@ NetworkName: TypeAlias = Literal[
 
 
 class NetworkConfig(Section):
-    """One architecture. A list of these under `network` is dealt to the peers in turn."""
+    """One architecture."""
 
     name: NetworkName = Field("mlp", description="Backbone; the classifier is removed, outputs are its features.")
     depth: int = Field(5, ge=1, le=100, description="Layers, for mlp and convnet.")
@@ -172,10 +174,6 @@ class LauncherConfig(Section):
 
     kind: Literal["local"] = Field("local", description="local: processes of this machine under torch's agent.")
     max_restarts: int = Field(3, ge=0, description="Restarts of a failed group from its checkpoints.")
-    stop_grace: float = Field(30.0, gt=0, description="Seconds that a stopped worker has to finish and save.")
-
-
-Networks: TypeAlias = NetworkConfig | Annotated[tuple[NetworkConfig, ...], BeforeValidator(_as_tuple)]
 
 
 class Config(Section):
@@ -183,7 +181,9 @@ class Config(Section):
 
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
-    network: Networks = NetworkConfig()
+    network: Annotated[tuple[NetworkConfig, ...], BeforeValidator(_as_tuple)] = Field(
+        (NetworkConfig(),), description="One architecture for all, or a list dealt to the peers in turn."
+    )
     consensus: ConsensusConfig = ConsensusConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     group: GroupConfig = GroupConfig()
@@ -196,5 +196,5 @@ class Config(Section):
     precision: Literal["float32", "bf16"] = Field("float32", description="Of the forward pass; weights are float32.")
 
     def network_of(self, peer: int) -> NetworkConfig:
-        """The architecture of one peer: a list is dealt in turn."""
-        return self.network if isinstance(self.network, NetworkConfig) else self.network[peer % len(self.network)]
+        """The architecture of one peer: the list is dealt in turn."""
+        return self.network[peer % len(self.network)]

@@ -26,16 +26,18 @@ class Rule:
         name: a target of `ConsensusConfig`.
         seed: the run's seed.
         k: peers listened to, for neighbours.
+        q: share cut from each end, for trimmed_mean.
     """
 
     name: str
     seed: int
     k: int = 1
+    q: float = 0.25
 
     @classmethod
     def of(cls, consensus: ConsensusConfig, seed: int) -> Rule:
         """The rule that a configuration names."""
-        return cls(consensus.target, seed, consensus.k)
+        return cls(consensus.target, seed, consensus.k, consensus.q)
 
     @property
     def kind(self) -> Kind:
@@ -55,7 +57,7 @@ class Rule:
         """
         ids = sorted(members)
         if self.kind == "sum" or len(ids) < 2:
-            return {i: () for i in ids}
+            return dict.fromkeys(ids, ())
         if self.name == "random_peer":
             return {i: (_pick(self.seed, round_, i, ids),) for i in ids}
         if self.name in ("median", "trimmed_mean"):
@@ -79,6 +81,11 @@ def _neighbours(ring: Sequence[int], k: int) -> dict[int, tuple[int, ...]]:
 def _roles(ring: Sequence[int]) -> dict[int, tuple[int, ...]]:
     """The first half are students; each has the one teacher that stands half a ring further."""
     half = len(ring) // 2
-    drawn: dict[int, tuple[int, ...]] = {peer: () for peer in ring}
+    drawn: dict[int, tuple[int, ...]] = dict.fromkeys(ring, ())
     drawn.update({ring[place]: (ring[place + half],) for place in range(half)})
     return drawn
+
+
+def trimmed(q: float, count: int) -> int:
+    """How many values trimmed_mean cuts at each end: floor(q * count), safe from the last bit of q."""
+    return int(q * count + 1e-9)

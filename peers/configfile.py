@@ -1,0 +1,246 @@
+"""Loads, merges, checks and saves a configuration; every problem comes back in one readable error."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import re
+import typing
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from peers.config import Config
+from peers.errors import ConfigError
+
+Tree = dict[str, Any]
+DEFAULT_ROUNDS = 100
+
+_HINTS = {
+    "missing": "a value is missing",
+    "model_type": "expected a mapping of keys to values",
+    "model_attributes_type": "expected a mapping of keys to values",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number (YAML 1.1 asks for a dot) and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError(f"{key!r} is given twice in the mapping at {node.start_mark}")
+        return {str(key): value for key, value in super().construct_mapping(node, deep=deep).items()}
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load(path: str | Path | None = None, sets: Sequence[str] = ()) -> Config:
+    """The configuration in a YAML file (default: the embedded defaults), changed by `key.path=value` settings.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds problems; the text lists all of them.
+    """
+    tree = _read(Path(path)) if path is not None else {}
+    for setting in sets:
+        _apply(tree, setting)
+    return parse(tree, source=str(path) if path is not None else "the configuration")
+
+
+def parse(tree: Tree, source: str = "the configuration") -> Config:
+    """The configuration that a tree of plain values stands for.
+
+    Raises:
+        ConfigError: lists every problem with its path, its value and what is allowed.
+    """
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as exc:
+        raise _error(source, [_describe(dict(error), tree) for error in exc.errors()]) from exc
+    problems = list(contradictions(config))
+    if problems:
+        raise _error(source, problems)
+    return config
+
+
+def plain(config: Config) -> Tree:
+    """The configuration as plain values, as YAML and JSON write it; a single network stands without its list."""
+    tree: Tree = config.model_dump(mode="json")
+    if len(tree["network"]) == 1:
+        tree["network"] = tree["network"][0]
+    return tree
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML that `load` reads back."""
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+
+
+def updated(config: Config, **values: Mapping[str, Any]) -> Config:
+    """A copy with some values of some sections replaced, e.g. `updated(c, run={"seed": 1})`."""
+    tree = plain(config)
+    for section, changes in values.items():
+        tree[section].update(changes)
+    return parse(tree)
+
+
+def rounds_of(config: Config, rounds_per_epoch: int) -> int:
+    """How many rounds the run has, where epochs are given, from the rounds that make an epoch."""
+    if config.run.epochs is not None:
+        return max(1, math.ceil(config.run.epochs * rounds_per_epoch))
+    return config.run.rounds or DEFAULT_ROUNDS
+
+
+def identity(config: Config, rounds: int) -> dict[str, Any]:
+    """What determines the weights, as {dotted key: value}: two runs that agree in it may share checkpoints.
+
+    Where the run lives, how it is launched, probed and recorded does not count; its length does only where the
+    learning rate depends on it.
+    """
+    tree = plain(config)
+    kept = {key: tree[key] for key in ("data", "network", "consensus", "optimizer", "precision")}
+    for key in ("root", "download", "budget_mib", "loader_workers"):
+        kept["data"].pop(key)
+    kept["consensus"].pop("max_skips")
+    kept["run"] = {"seed": config.run.seed}
+    kept["group"] = {"peers": config.group.peers}
+    kept["exchange"] = {"wire": config.exchange.wire}
+    if config.optimizer.schedule != "constant":
+        kept["run"]["rounds"] = rounds
+    return dict(_flat(kept))
+
+
+def identity_digest(facts: Mapping[str, Any]) -> str:
+    """Hex BLAKE2b-128 of an identity."""
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Combinations of valid values that make no run, one text each."""
+    run, data, group, exchange = config.run, config.data, config.group, config.exchange
+    if run.rounds is not None and run.epochs is not None:
+        yield f"run.rounds = {run.rounds} and run.epochs = {run.epochs}: give one of them"
+    if not config.network:
+        yield "network = []: give one architecture, or a list of them"
+    if group.peers == 1 and config.consensus.control != "independent":
+        yield "group.peers = 1: a lone peer has no consensus and would skip every round; use 2 or more"
+    if group.peers is not None and config.consensus.target == "neighbours" and config.consensus.k >= group.peers:
+        yield f"consensus.k = {config.consensus.k}: a peer has only {group.peers - 1} others (group.peers)"
+    if group.peers is not None and exchange.kind == "inprocess" and group.peers_per_worker not in (1, group.peers):
+        yield "exchange.kind = 'inprocess': one process hosts all peers; use collective for several workers"
+    if exchange.kind == "coordinator":
+        yield "exchange.kind = 'coordinator': not in this version; use auto, collective or inprocess"
+    if not exchange.heartbeat < exchange.round_deadline <= exchange.join_window:
+        yield (
+            f"exchange: heartbeat {exchange.heartbeat} s, round_deadline {exchange.round_deadline} s and join_window "
+            f"{exchange.join_window} s: expected heartbeat < round_deadline <= join_window"
+        )
+    if run.rounds is not None and config.optimizer.warmup >= run.rounds:
+        yield f"optimizer.warmup = {config.optimizer.warmup}: must be shorter than run.rounds = {run.rounds}"
+    if data.name == "image_folder" and data.image_size is None:
+        yield "data.image_size: needed for image_folder; the side in pixels that images are resized and cropped to"
+    if data.image_size is not None and data.name not in ("image_folder", "synthetic"):
+        yield f"data.image_size = {data.image_size}: only for image_folder and synthetic, {data.name} has its own size"
+    if any(l2 < 0 for l2 in config.probe.linear_l2):
+        yield f"probe.linear_l2 = {list(config.probe.linear_l2)}: expected strengths of 0 or more"
+
+
+def _read(path: Path) -> Tree:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"cannot read the configuration {path}: {exc}") from exc
+    try:
+        tree = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} is not valid YAML: {exc}") from exc
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found a {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: Tree, setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {setting}: expected key.path=value, for example optimizer.learning_rate=1e-3")
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"--set {setting}: {text!r} is not a YAML value: {exc}") from exc
+    node: Any = tree
+    for place, key in enumerate(keys):
+        last = place == len(keys) - 1
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise ConfigError(f"--set {setting}: {'.'.join(keys[:place])} is a list of {len(node)}, not {key!r}")
+            node[int(key)] = value if last else node[int(key)]
+            node = node[int(key)]
+        elif isinstance(node, dict):
+            if last or node.get(key) is None:
+                node[key] = value if last else {}
+            node = node[key]
+        else:
+            raise ConfigError(f"--set {setting}: {'.'.join(keys[:place])} is a value, it has no {key!r} in it")
+
+
+def _error(source: str, problems: Sequence[str]) -> ConfigError:
+    head = f"{source} has {len(problems)} problem{'s' * (len(problems) > 1)}:"
+    return ConfigError("\n".join([head, *(f"  {problem}" for problem in problems)]))
+
+
+def _describe(error: Mapping[str, Any], tree: Tree) -> str:
+    loc = [str(part) for part in error["loc"]]
+    if loc[0] == "network" and len(loc) > 1 and not isinstance(tree.get("network"), list):
+        del loc[1]  # the user wrote a mapping; the schema holds a list of one
+    path, value = ".".join(loc), error["input"]
+    shown = f"{path} = {value!r}" if not isinstance(value, dict) else path
+    if error["type"] == "extra_forbidden":
+        allowed = _fields_at(loc[:-1])
+        return f"{path}: unknown key{_nearest(loc[-1], allowed)}; known here: {', '.join(allowed)}"
+    if error["type"] == "literal_error":
+        names = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
+        return f"{shown}: expected one of {', '.join(names)}{_nearest(str(value), names)}"
+    if error["type"] == "string_pattern_mismatch":
+        return f"{shown}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    message = _HINTS.get(error["type"], str(error["msg"]).replace("Input should be", "expected"))
+    return f"{shown}: {message}"
+
+
+def _nearest(word: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _fields_at(loc: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in loc:
+        if part.isdigit():
+            continue
+        kind = model.model_fields[part].annotation
+        for candidate in (kind, *typing.get_args(kind)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return list(model.model_fields)
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict):
+        for key in sorted(tree):
+            yield from _flat(tree[key], f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        for place, item in enumerate(tree):
+            yield from _flat(item, f"{prefix}.{place}")
+    else:
+        yield prefix, tree
