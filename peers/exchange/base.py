@@ -99,6 +99,7 @@ class Consensus:
         total: [B, D] float32, sum of the contributors' outputs as they were sent; None where the rule needs no sum.
         sent: the caller's own outputs as they were sent, {peer: [B, D] float32}.
         members: others' outputs that the rule asked for and that contributed, {peer: [B, D] float32}.
+        sources: whom each hosted peer listens to in this round, by the rule's draw; empty for rules on the sum.
         leaving: ids of peers that take their leave after this round.
     """
 
@@ -108,6 +109,7 @@ class Consensus:
     total: Tensor | None
     sent: Mapping[int, Tensor]
     members: Mapping[int, Tensor] = field(default_factory=dict)
+    sources: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     leaving: frozenset[int] = frozenset()
 
     @property
@@ -224,6 +226,25 @@ def agree(hellos: Sequence[Hello], epoch: int = 1) -> Ticket:
         )
     saved = [set(rounds) | {0} for hello in hellos for rounds in hello.saved.values()]
     return Ticket(tuple(members), max(set.intersection(*saved)) if saved else 0, epoch)
+
+
+def check_digests(round_: int, digests: Mapping[tuple[int, ...], bytes]) -> None:
+    """Refuse a round whose members saw different batches.
+
+    Args:
+        round_: number of the round.
+        digests: {hosted peers: batch digest}, one entry for each worker.
+
+    Raises:
+        DisagreementError: names two workers' peers and both digests.
+    """
+    (first, expected), *others = sorted(digests.items())
+    for peers, digest in others:
+        if digest != expected:
+            raise DisagreementError(
+                f"round {round_}: peers {list(first)} and {list(peers)} saw different batches: digests "
+                f"{expected.hex()} and {digest.hex()}; start all workers with the same data, seed and batch size"
+            )
 
 
 def _compare(one: Hello, two: Hello) -> None:
