@@ -1,0 +1,210 @@
+"""Checkpoints of one peer: tensors as safetensors, all else as JSON; no pickle.
+
+    FOLDER/round-00000050.safetensors    weights, buffers, optimizer state
+    FOLDER/round-00000050.json           round, counts, configuration, digest of the tensors
+    FOLDER/latest                        link to the newest .json
+
+A checkpoint exists once its JSON does: that is written last, aside and with os.replace, and names the digest of the
+tensors. Generators need no state of their own: each is derived from the seed and the round (peers.seeds), so the round
+restores them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from peers.configfile import identity_digest
+from peers.errors import CheckpointError
+from peers.files import write_atomically
+from peers.peer import Peer
+
+SCHEMA = 1
+_NAME = re.compile(r"round-(\d+)\.json")
+
+
+class Checkpoints:
+    """The checkpoints of one peer in one folder.
+
+    Args:
+        folder: made when the first checkpoint is saved.
+        facts: identity of the configuration (peers.configfile.identity).
+        keep: how many of the newest are kept.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], keep: int = 2) -> None:
+        self.folder = folder
+        self.facts = json.loads(json.dumps(dict(facts)))
+        self.keep = keep
+
+    def rounds(self) -> list[int]:
+        """Rounds of the checkpoints at hand, ascending."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(m[1]) for path in self.folder.iterdir() if (m := _NAME.fullmatch(path.name)))
+
+    def save(self, peer: Peer, round_: int, extra: Mapping[str, Any]) -> Path:
+        """Save a peer that has done `round_` rounds.
+
+        Args:
+            peer: whose state.
+            round_: rounds done; the next one to run.
+            extra: JSON values to keep beside it.
+
+        Returns:
+            path of the JSON file.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        tensors, settings = _state(peer)
+        data = safetensors.torch.save(tensors)
+        record = {
+            "schema": SCHEMA,
+            "round": round_,
+            "peer": peer.id,
+            "incarnation": peer.incarnation,
+            "stepped": peer.stepped,
+            "skips": dict(peer.skips),
+            "generators": "derived from configuration.run.seed, peer, incarnation and round",
+            "optimizer": settings,
+            "configuration": self.facts,
+            "configuration_digest": identity_digest(self.facts),
+            "tensors_digest": _digest(data),
+            "extra": dict(extra),
+        }
+        path = self.folder / f"round-{round_:08d}.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path.with_suffix(".safetensors"), data)
+            write_atomically(path, json.dumps(record, indent=1).encode())
+            self._point_to(path)
+            self._prune()
+        except OSError as exc:
+            raise CheckpointError(f"peer {peer.id}: cannot save a checkpoint in {self.folder}: {exc}") from exc
+        return path
+
+    def load(self, peer: Peer, round_: int) -> dict[str, Any]:
+        """Bring a peer to the state it was saved in after `round_` rounds; returns what `extra` was.
+
+        Raises:
+            CheckpointError: it is damaged, or was made with another configuration; names the differing fields.
+        """
+        record = self.record(round_)
+        path = self.folder / f"round-{round_:08d}.safetensors"
+        try:
+            data = path.read_bytes()
+        except OSError as exc:
+            raise CheckpointError(f"cannot read the checkpoint {path}: {exc}") from exc
+        if _digest(data) != record["tensors_digest"]:
+            raise _damaged(path, "its digest is not the one that its .json names")
+        if record["peer"] != peer.id:
+            raise CheckpointError(f"{path} belongs to peer {record['peer']}, not to peer {peer.id}")
+        _restore(peer, safetensors.torch.load(data), record)
+        return dict(record["extra"])
+
+    def record(self, round_: int) -> dict[str, Any]:
+        """The JSON of one checkpoint, checked against this configuration.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        path = self.folder / f"round-{round_:08d}.json"
+        try:
+            record = json.loads(path.read_bytes())
+            schema, saved = record["schema"], record["configuration"]
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise _damaged(path, f"{type(exc).__name__}: {exc}") from exc
+        if schema != SCHEMA:
+            raise CheckpointError(f"{path} has schema {schema}, this version reads schema {SCHEMA}")
+        differing = [
+            f"  {key}: {saved.get(key)!r} in the checkpoint, {self.facts.get(key)!r} now"
+            for key in sorted({*saved, *self.facts})
+            if saved.get(key) != self.facts.get(key)
+        ]
+        if differing:
+            raise CheckpointError(
+                "\n".join(
+                    [
+                        f"{path} was made with another configuration:",
+                        *differing,
+                        "restore these values, give the run another name (--set run.name=…), or start it anew with "
+                        "--overwrite",
+                    ]
+                )
+            )
+        return dict(record)
+
+    def discard_after(self, round_: int) -> None:
+        """Drop checkpoints newer than the round the group resumes from: they belong to a past that others lack."""
+        kept = [r for r in self.rounds() if r <= round_]
+        if kept:
+            self._point_to(self.folder / f"round-{kept[-1]:08d}.json")
+        else:
+            (self.folder / "latest").unlink(missing_ok=True)
+        for newer in self.rounds()[len(kept) :]:
+            self._remove(newer)
+
+    def _point_to(self, path: Path) -> None:
+        """Move `latest`; it is replaced in one step, so that it always leads to a checkpoint."""
+        aside = self.folder / "latest.new"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(path.name)
+        os.replace(aside, self.folder / "latest")
+
+    def _prune(self) -> None:
+        for round_ in self.rounds()[: -self.keep]:
+            self._remove(round_)
+
+    def _remove(self, round_: int) -> None:
+        path = self.folder / f"round-{round_:08d}.json"
+        path.unlink()  # first, so that no JSON is left without its tensors
+        path.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def _state(peer: Peer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Tensors by name, and the optimizer's settings without the parameters they are for."""
+    tensors = {f"network.{name}": tensor for name, tensor in peer.network.state_dict().items()}
+    optimizer = peer.optimizer.state_dict()
+    for place, state in optimizer["state"].items():
+        for key, value in state.items():
+            if value is not None:
+                tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer["param_groups"]]
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, groups
+
+
+def _restore(peer: Peer, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    network = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    peer.network.load_state_dict(network)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, place, key = name.split(".", 2)
+            state.setdefault(int(place), {})[key] = tensor
+    groups = peer.optimizer.state_dict()["param_groups"]
+    settings = [{**mine, **saved} for mine, saved in zip(groups, record["optimizer"], strict=True)]
+    peer.optimizer.load_state_dict({"state": state, "param_groups": settings})
+    peer.stepped = record["stepped"]
+    peer.skips.clear()
+    peer.skips.update(record["skips"])
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {path} is damaged ({why}); delete it, and the run resumes from an older one"
+    )

@@ -1,0 +1,164 @@
+"""One peer: a network with its optimizer, and the two halves of a round that concern it alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from peers import networks
+from peers.config import Config, OptimizerConfig
+from peers.errors import DivergedError
+from peers.exchange.base import Consensus
+from peers.objective import loss
+from peers.targets import Missing, controlled, peer_target
+
+NON_FINITE = ("abstained", "non_finite_loss", "non_finite_gradient")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a peer did with a consensus.
+
+    Attributes:
+        skipped: why there was no step, or None.
+        loss: value of the loss; NaN without a step.
+        gradient: norm of the gradient; NaN without a step.
+        outputs: [B, D], the peer's own, detached.
+        target: [B, D], the rule's target before controls; None without one.
+    """
+
+    skipped: str | None
+    loss: float
+    gradient: float
+    outputs: Tensor
+    target: Tensor | None
+
+
+class Peer:
+    """A randomly initialized network that steps toward its group's consensus.
+
+    Its weights are private: nothing in here sends them, or takes them from another.
+
+    Args:
+        config: of the run.
+        peer: id in the group.
+        shape: (C, H, W) of the images.
+        rounds: length of the run, for the learning-rate schedule.
+        device: where the network lives.
+        incarnation: grows when a peer starts anew; a fresh network each time.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        peer: int,
+        shape: tuple[int, int, int],
+        rounds: int,
+        device: torch.device,
+        incarnation: int = 0,
+    ) -> None:
+        self.config = config
+        self.id = peer
+        self.shape = shape
+        self.rounds = rounds
+        self.device = device
+        self.incarnation = incarnation
+        self.network = self.initial_network()
+        self.optimizer = make_optimizer(config.optimizer, self.network)
+        self.frozen = copy.deepcopy(self.network) if config.consensus.target == "frozen" else None
+        self.stepped = 0
+        self.skips: Counter[str] = Counter()
+        self._bad_in_a_row = 0
+        self._outputs: Tensor | None = None
+
+    def initial_network(self) -> nn.Module:
+        """The network as it was at initialization: built again from the seed, bit for bit."""
+        network = networks.build(
+            self.config.network_of(self.id),
+            self.shape,
+            seed=self.config.run.seed,
+            peer=self.id,
+            incarnation=self.incarnation,
+        )
+        return network.to(self.device).to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor | None:
+        """Outputs [B, D] to publish for images [B, C, H, W], float32 and detached; None if they are not finite."""
+        self.network.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            self._outputs = self.network(images).float()
+            published = self._outputs.detach()
+            if self.frozen is not None:
+                with torch.no_grad():
+                    published = self.frozen.train()(images).float()
+        finite = torch.isfinite(published).all() & torch.isfinite(self._outputs).all()
+        return published if bool(finite) else None
+
+    def step(self, consensus: Consensus) -> Step:
+        """One optimizer step toward the consensus of the round whose outputs `forward` made, or a counted skip.
+
+        Raises:
+            DivergedError: values were not finite for `consensus.max_skips` rounds in a row.
+        """
+        if self._outputs is None:
+            raise RuntimeError("step came before forward")
+        outputs, self._outputs = self._outputs, None
+        target = peer_target(consensus, self.id, self.config.consensus)
+        if isinstance(target, Missing):
+            return self._skip(target.reason, outputs, None)
+        goal = controlled(target, outputs, self.config.consensus, self.config.run.seed, self.id, consensus.round)
+        value = loss(outputs, goal, self.config.consensus)
+        if not math.isfinite(value.item()):
+            return self._skip("non_finite_loss", outputs, target)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]  # torch annotates it only in part
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not math.isfinite(norm):
+            return self._skip("non_finite_gradient", outputs, target)
+        rate = learning_rate(self.config.optimizer, consensus.round, self.rounds)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.stepped += 1
+        self._bad_in_a_row = 0
+        return Step(None, value.item(), norm, outputs.detach(), target)
+
+    def _skip(self, reason: str, outputs: Tensor, target: Tensor | None) -> Step:
+        self.skips[reason] += 1
+        if reason in NON_FINITE:
+            self._bad_in_a_row += 1
+            if self._bad_in_a_row >= self.config.consensus.max_skips:
+                raise DivergedError(
+                    f"peer {self.id}: non-finite values for {self._bad_in_a_row} rounds in a row, the last one "
+                    f"{reason.replace('_', ' ')} (consensus.max_skips = {self.config.consensus.max_skips}); lower "
+                    f"optimizer.learning_rate = {self.config.optimizer.learning_rate:g} or use a bounded loss (cosine)"
+                )
+        else:
+            self._bad_in_a_row = 0
+        return Step(reason, math.nan, math.nan, outputs.detach(), target)
+
+
+def make_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that a configuration names, fused: one kernel for a step instead of several for each tensor."""
+    parameters = list(network.parameters())
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=config.momentum, weight_decay=decay, fused=True)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(parameters, rate, weight_decay=decay, fused=True)
+
+
+def learning_rate(config: OptimizerConfig, round_: int, rounds: int) -> float:
+    """Learning rate of a round: linear from zero through the warm-up, then constant, or a cosine that ends at zero."""
+    if round_ < config.warmup:
+        return config.learning_rate * (round_ + 1) / (config.warmup + 1)
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (round_ - config.warmup) / max(1, rounds - config.warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
