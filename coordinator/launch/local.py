@@ -1,0 +1,141 @@
+"""The local launcher: workers as processes of this machine, under torch's elastic agent (the one behind torchrun).
+
+The agent starts the group and ends it as a whole; it does not restart it: whether a failure is worth a restart is
+decided here, by its exit code, since a wrong configuration would only fail again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, launch_agent
+
+from coordinator.launch.plan import Plan
+from peers.errors import ConfigError, DivergedError, ExchangeError, PeersError
+
+logger = logging.getLogger(__name__)
+
+HOPELESS = (ConfigError.exit_code, DivergedError.exit_code)
+TAIL_LINES = 25
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended.
+
+    Attributes:
+        exit_code: for the launching process; 128 + signal when it was interrupted.
+        restarts: how often the group was started again.
+        signal: number of the signal that ended it, or None.
+    """
+
+    exit_code: int
+    restarts: int
+    signal: int | None = None
+
+
+class WorkerFailedError(PeersError):
+    """A worker failed for good; the text holds the end of its log and the log's path."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class _Logs(LogsSpecs):
+    """Each worker's output in logs/worker-N.stderr and .stdout of the run, one pair for each attempt."""
+
+    def __init__(self, folder: Path, attempt: int) -> None:
+        super().__init__(str(folder), Std.ALL)
+        self._folder = folder
+        self._attempt = attempt
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return LogsDest(
+            stdouts={rank: str(self.path(rank, "stdout")) for rank in envs},
+            stderrs={rank: str(self.path(rank, "stderr")) for rank in envs},
+            error_files={rank: str(self.path(rank, "error.json")) for rank in envs},
+        )
+
+    def path(self, rank: int, kind: str) -> Path:
+        attempt = f".restart-{self._attempt}" if self._attempt else ""
+        return self._folder / f"worker-{rank}{attempt}.{kind}"
+
+    @property
+    def root_log_dir(self) -> str:
+        return str(self._folder)
+
+
+def launch(plan: Plan, on_restart: Callable[[int, str], None]) -> Outcome:
+    """Start the workers of a plan, watch them, restart the group from its checkpoints when it fails.
+
+    Must run in the main thread: the agent takes over SIGTERM and SIGINT, and stops the workers with them; each then
+    finishes its round and saves itself.
+
+    Args:
+        plan: the run's folder must have been prepared.
+        on_restart: called with (number of the restart, what happened) before each one.
+
+    Raises:
+        WorkerFailedError: a worker failed in a way that a restart does not mend, or once too often.
+    """
+    for attempt in range(plan.max_restarts + 1):
+        logs = _Logs(plan.folder.logs, attempt)
+        try:
+            launch_agent(_agent_config(plan, logs), plan.processes[0].command[0], list(plan.processes[0].command[1:]))
+        except SignalException as exc:
+            return Outcome(128 + exc.sigval, attempt, int(exc.sigval))
+        except ChildFailedError as exc:
+            rank, failure = root_cause(exc.failures)
+            text = _describe(rank, failure, logs)
+            if failure.exitcode in HOPELESS or attempt == plan.max_restarts:
+                code = failure.exitcode if failure.exitcode in (*HOPELESS, ExchangeError.exit_code) else 1
+                raise WorkerFailedError(text, code) from exc
+            on_restart(attempt + 1, text)
+        else:
+            return Outcome(0, attempt)
+    raise AssertionError("the loop returns or raises in its last turn")
+
+
+def root_cause(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """The failure that the others followed from: a lost exchange and the agent's own SIGTERM are consequences."""
+
+    def consequence(item: tuple[int, ProcessFailure]) -> tuple[bool, int, int]:
+        rank, failure = item
+        return failure.exitcode in (ExchangeError.exit_code, -15), failure.timestamp, rank
+
+    return min(failures.items(), key=consequence)
+
+
+def _agent_config(plan: Plan, logs: LogsSpecs) -> LaunchConfig:
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=len(plan.processes),
+        run_id=plan.folder.path.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        monitor_interval=0.2,
+        logs_specs=logs,
+    )
+
+
+def _describe(rank: int, failure: ProcessFailure, logs: _Logs) -> str:
+    path = logs.path(rank, "stderr")
+    how = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
+    return "\n".join([f"worker {rank} {how}; the end of {path}:", *(f"  {line}" for line in _tail(path))])
+
+
+def _tail(path: Path) -> Sequence[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+    except OSError as exc:
+        return [f"(cannot be read: {exc})"]

@@ -1,0 +1,157 @@
+"""What a running group is doing, read from its metrics.jsonl: live in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+KEYS = ("loss", "disagreement", "effective_rank", "knn_live", "knn_live_baseline")
+
+
+@dataclass
+class Status:
+    """The newest that is known of a group.
+
+    Attributes:
+        rounds: length of the run; 0 while unknown.
+        done: rounds done.
+        rate: rounds per second, over the last records.
+        latest: {peer: {key: newest value}}.
+    """
+
+    rounds: int
+    done: int = 0
+    rate: float = 0.0
+    latest: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def mean(self, key: str) -> float | None:
+        """Mean over the peers of the newest value of a key; None before there is one."""
+        values = [values[key] for values in self.latest.values() if key in values]
+        return statistics.fmean(values) if values else None
+
+    def line(self) -> str:
+        """The status in one line."""
+        parts = [f"round {self.done}/{self.rounds}", f"{self.rate:.1f} rounds/s"]
+        for key, title, digits in (
+            ("loss", "loss", 4),
+            ("disagreement", "disagreement", 4),
+            ("effective_rank", "rank", 1),
+        ):
+            value = self.mean(key)
+            if value is not None:
+                parts.append(f"{title} {value:.{digits}f}")
+        now, before = self.mean("knn_live"), self.mean("knn_live_baseline")
+        if now is not None and before is not None:
+            parts.append(f"k-NN {now:.1f} (was {before:.1f}, validation)")
+        return "  ".join(parts)
+
+
+class Follower:
+    """Reads what is new in a metrics.jsonl.
+
+    Args:
+        path: of the file; it may not exist yet.
+        rounds: length of the run.
+    """
+
+    def __init__(self, path: Path, rounds: int) -> None:
+        self.status = Status(rounds)
+        self._path = path
+        self._position = 0
+        self._inode: int | None = None
+        self._seen: list[tuple[float, int]] = []
+
+    def poll(self, now: float) -> Status:
+        """Read on, as of `now` seconds; begins again when the file was replaced (a resumed run trims it)."""
+        try:
+            with self._path.open("rb") as file:
+                inode = self._path.stat().st_ino
+                if inode != self._inode:
+                    self._inode, self._position = inode, 0
+                file.seek(self._position)
+                data = file.read()
+        except FileNotFoundError:
+            return self.status
+        complete = data[: data.rfind(b"\n") + 1]
+        self._position += len(complete)
+        for line in complete.splitlines():
+            self._take(json.loads(line))
+        self._measure(now)
+        return self.status
+
+    def _take(self, record: dict[str, Any]) -> None:
+        values = self.status.latest.setdefault(record["peer"], {})
+        values.update({key: record[key] for key in KEYS if key in record})
+        if "receipt" in record:
+            self.status.done = record["round"] + 1
+
+    def _measure(self, now: float) -> None:
+        if not self._seen or self._seen[-1][1] != self.status.done:
+            self._seen = [*self._seen[-20:], (now, self.status.done)]
+        (then, before), (_, done) = self._seen[0], self._seen[-1]
+        if done > before and now > then:
+            self.status.rate = (done - before) / (now - then)
+
+
+class Display:
+    """Shows a follower's status until it is closed; a context manager with a thread of its own.
+
+    Args:
+        follower: what to show.
+        console: where; a terminal gets a live picture, anything else a line for each tenth of the run.
+    """
+
+    def __init__(self, follower: Follower, console: Console) -> None:
+        self._follower = follower
+        self._console = console
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def __enter__(self) -> Display:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        if self._console.is_terminal:
+            self._run_live()
+        else:
+            self._run_plain()
+
+    def _run_live(self) -> None:
+        with Live(console=self._console, refresh_per_second=4, transient=True) as live:
+            while not self._closing.wait(0.25):
+                live.update(self._picture(self._follower.poll(time.monotonic())))
+        self._console.print(self._follower.poll(time.monotonic()).line(), highlight=False)
+
+    def _run_plain(self) -> None:
+        shown = -1
+        while True:
+            closing = self._closing.wait(0.25)
+            status = self._follower.poll(time.monotonic())
+            tenth = 10 * status.done // max(1, status.rounds)
+            if status.done and tenth > shown:
+                shown = tenth
+                self._console.print(status.line(), highlight=False, soft_wrap=True)
+            if closing:
+                return
+
+    def _picture(self, status: Status) -> Table:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(ProgressBar(max(1, status.rounds), status.done, width=30), status.line())
+        if not status.done:
+            grid.add_row("", "waiting for the first round: workers start and judge their networks at initialization")
+        return grid

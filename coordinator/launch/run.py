@@ -1,0 +1,75 @@
+"""`coordinator launch`: check, prepare, start, show, and tell what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+
+import torch
+from rich.console import Console
+
+from coordinator.launch.local import launch
+from coordinator.launch.plan import Plan
+from coordinator.launch.progress import Display, Follower
+from peers import summary
+from peers.preflight import check, saved_rounds
+from peers.runfolder import Existing, run_name
+
+logger = logging.getLogger(__name__)
+
+
+def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
+    """Run a plan to its end.
+
+    Args:
+        plan: what to start.
+        existing: what to do with a run of the same name.
+        console: where to show progress and the table.
+
+    Returns:
+        exit code: 0 after a table; 128 + n after signal n, with all peers saved.
+
+    Raises:
+        PeersError: the configuration or what it stands on is wrong, or a worker failed for good.
+    """
+    grounds = check(plan.config, torch.device("cpu"))
+    if existing == "resume":
+        saved_rounds(plan.config, grounds, range(plan.config.group.peers or 0))
+    plan.folder.prepare(plan.config, existing)
+    console.print(
+        f"run {run_name(plan.config)}: {plan.config.group.peers} peers in {len(plan.processes)} workers, "
+        f"{grounds.rounds} rounds; everything goes to {plan.folder.path}",
+        soft_wrap=True,
+    )
+    if existing == "resume" and plan.folder.summary.is_file():
+        plan.folder.summary.unlink()  # so that what is shown at the end is of this launch
+
+    def on_restart(number: int, text: str) -> None:
+        console.print(f"{text}\nrestart {number} of {plan.max_restarts} from the checkpoints", soft_wrap=True)
+
+    with Display(Follower(plan.folder.metrics, grounds.rounds), console):
+        outcome = launch(plan, on_restart)
+    if outcome.signal is not None:
+        name = signal.Signals(outcome.signal).name
+        console.print(f"stopped by {name}; every peer has saved itself; --resume auto continues", soft_wrap=True)
+        return outcome.exit_code
+    return _show(plan, console)
+
+
+def _show(plan: Plan, console: Console) -> int:
+    folder = plan.folder
+    if not folder.summary.is_file():
+        console.print(f"the workers were stopped before the end; --resume auto continues; logs in {folder.logs}")
+        return 128 + signal.SIGTERM
+    result = json.loads(folder.summary.read_bytes())
+    console.print(summary.table(result), soft_wrap=True)
+    for path, what in (
+        (folder.summary, "results"),
+        (folder.config, "resolved configuration"),
+        (folder.metrics, "metrics; TensorBoard: " + f"tensorboard --logdir {folder.tensorboard}"),
+        (folder.path / "checkpoints", "weights of each peer"),
+        (folder.logs, "logs"),
+    ):
+        console.print(f"  {path}  {what}", soft_wrap=True)
+    return 0
