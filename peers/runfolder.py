@@ -96,6 +96,8 @@ class RunFolder:
                 f"{self.path} holds {state}: continue it with --resume auto, replace it with --overwrite, or give this "
                 f"one another name with --set run.name=NAME"
             )
+        for place in sorted(self.path.glob("checkpoints/peer-*")):
+            PeerLock(self, int(place.name.removeprefix("peer-"))).release()
         if existing == "overwrite":
             try:
                 shutil.rmtree(self.path)

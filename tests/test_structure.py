@@ -1,0 +1,78 @@
+"""The shape of the project: its folders, the direction of its imports, the size of its files and functions."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("protos", "peers", "coordinator")
+FILE_LINES = 400
+BODY_LINES = 50
+
+
+def python_files() -> list[Path]:
+    """All Python files that people write; generated ones are marked by their names."""
+    folders = (*PACKAGES, "tests")
+    return [
+        path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")) if "_pb2" not in path.name
+    ]  # fmt: skip
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Top-level package of every import, wherever it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_sizes(path: Path) -> None:
+    """Files have at most 400 lines, functions at most 50 in their bodies."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            statements = node.body[1:] if ast.get_docstring(node) else node.body
+            if statements:
+                length = (statements[-1].end_lineno or 0) - statements[0].lineno + 1
+                assert length <= BODY_LINES, f"{node.name} has {length} lines"
+
+
+def test_imports_point_one_way() -> None:
+    """Protos <- peers <- coordinator: a worker is complete without the coordinator, the wire without both."""
+    for place, package in enumerate(PACKAGES):
+        later = set(PACKAGES[place + 1 :]) | {"tests"}
+        for path in (ROOT / package).rglob("*.py"):
+            wrong = set(imported(ast.parse(path.read_text()))) & later
+            assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def test_top_level_folders() -> None:
+    """Nothing but the five folders that the project is made of."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    if not tracked:
+        pytest.skip("not a git checkout: there is no list of the project's own files")
+    folders = {line.split("/")[0] for line in tracked.splitlines() if "/" in line}
+    assert {folder for folder in folders if not folder.startswith(".")} <= {*PACKAGES, "deploy", "tests"}
+
+
+@pytest.mark.parametrize("module", ["peers.draws", "peers.configfile", "coordinator.cli", "coordinator.launch.plan"])
+def test_light_modules_do_without_torch(module: str) -> None:
+    """What a coordinator, --help and --dry-run need starts in a fraction of the time that torch takes to import."""
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_importing_a_worker_leaves_the_slow_libraries_alone() -> None:
+    """torchvision, scikit-learn and TensorBoard each take seconds: they are imported where they are used."""
+    code = "import sys, peers.worker; print(*sorted({'torchvision', 'sklearn', 'tensorboard'} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert output.split() == []
