@@ -41,9 +41,12 @@ def peer_target(consensus: Consensus, peer: int, config: ConsensusConfig) -> Ten
     if peer not in consensus.contributors:
         return Missing("abstained")
     if consensus.count < 2:
-        return Missing("alone")
+        # The independent control needs nobody: `controlled` puts the peer's own outputs in any case.
+        return consensus.sent[peer] if config.control == "independent" else Missing("alone")
     if consensus.total is not None:
         return leave_one_out(consensus.total, consensus.sent[peer], consensus.count)
+    if consensus.aggregate is not None:
+        return consensus.aggregate
     if config.target in ("median", "trimmed_mean"):
         everyone = {**consensus.members, **consensus.sent}
         outputs = [everyone[member] for member in consensus.contributors]

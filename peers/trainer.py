@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from peers.config import Config
 from peers.crew import Crew
 from peers.data import Data, Schedule, batch_digest
-from peers.exchange.base import Consensus, Exchange
+from peers.exchange.base import Consensus, Ended, Exchange, Missed, Outcome
 from peers.metrics import Recorder
 from peers.peer import Peer, Step
 from peers.probes.collapse import deviation, disagreement, effective_rank
@@ -39,6 +38,8 @@ class Trainer:
         live: k-NN of a peer as it is now, in percent, on validation images.
         save: called with (peer, rounds done) when a checkpoint is due.
         stopping: whether this worker was asked to stop.
+        last_live: the newest live k-NN of each hosted peer, percent.
+        ended: why the exchange ended the run before its last round; None if it did not.
     """
 
     config: Config
@@ -52,39 +53,65 @@ class Trainer:
     save: Callable[[Peer, int], object]
     stopping: Callable[[], bool]
     last_live: dict[int, float] = field(default_factory=dict)
+    ended: str | None = None
 
     def run(self, first: int) -> int:
-        """Run rounds from `first` until the last, or until a member of a fixed group leaves.
+        """Run rounds from `first` until the last, or until the run ends for this worker before that.
 
         Returns:
-            rounds done in all; below `rounds` when the group was stopped.
+            rounds done; below `rounds` when this worker, or its whole group, was stopped.
         """
         schedule = Schedule(len(self.data.train), self.config.data.batch, self.config.run.seed)
-        ours, theirs = itertools.tee(schedule.from_round(first))
-        batches = self.data.train.stream(theirs)
-        for round_ in range(first, self.rounds):
-            digest = batch_digest(round_, next(ours), self.data.fingerprint)
+        batches = self._images(schedule, first)
+        round_ = first
+        while round_ < self.rounds:
             began = time.perf_counter()
-            consensus, steps = self.round(round_, next(batches), digest)
-            self._record(round_, consensus, steps, time.perf_counter() - began)
-            stopped = bool(consensus.leaving) and not self.exchange.elastic
-            if stopped or (round_ + 1) % self.config.checkpoint.every == 0 or round_ + 1 == self.rounds:
-                self.crew.map(functools.partial(self._save, done=round_ + 1), self.peers)
-            if stopped:
-                return round_ + 1
-        return self.rounds
+            digest = batch_digest(round_, schedule.indices(round_), self.data.fingerprint)
+            outcome, steps = self.round(round_, next(batches), digest)
+            if isinstance(outcome, Ended):
+                self.ended = outcome.text
+                return self._stop(round_)
+            if isinstance(outcome, Missed):
+                self._miss(outcome)
+                if outcome.next_round != round_ + 1:
+                    batches = self._images(schedule, outcome.next_round)
+                round_ = outcome.next_round
+                continue
+            self._record(round_, outcome, steps, time.perf_counter() - began)
+            round_ += 1
+            if outcome.leaving and (not self.exchange.elastic or outcome.leaving & {peer.id for peer in self.peers}):
+                return self._stop(round_)
+            if round_ % self.config.checkpoint.every == 0 and round_ < self.rounds:
+                self._save_all(round_)
+        return self._stop(self.rounds)
 
-    def round(self, round_: int, images: Tensor, digest: bytes) -> tuple[Consensus, list[Step]]:
+    def round(self, round_: int, images: Tensor, digest: bytes) -> tuple[Outcome, list[Step]]:
         """One round: forward, publish, wait for the consensus, step toward it."""
         images = images.contiguous(memory_format=torch.channels_last)  # once, instead of in each peer's first layer
         outputs = self.crew.map(lambda peer: peer.forward(images), self.peers)
         published = {peer.id: z for peer, z in zip(self.peers, outputs, strict=True)}
-        consensus = self.exchange.publish(round_, published, digest, leaving=self.stopping()).result()
-        steps = self.crew.map(lambda peer: peer.step(consensus), self.peers)
-        return consensus, steps
+        outcome = self.exchange.publish(round_, published, digest, leaving=self.stopping()).result()
+        if not isinstance(outcome, Consensus):
+            return outcome, []
+        return outcome, self.crew.map(lambda peer: peer.step(outcome), self.peers)
 
-    def _save(self, peer: Peer, done: int) -> None:
-        self.save(peer, done)
+    def _images(self, schedule: Schedule, first: int) -> Iterator[Tensor]:
+        """Batches of the rounds from `first` on, read ahead where they come from files."""
+        return self.data.train.stream(itertools.islice(schedule.from_round(first), self.rounds - first))
+
+    def _miss(self, missed: Missed) -> None:
+        """Count and tell that a round went by without a step."""
+        logger.warning("round %d skipped (%s): %s", missed.round, missed.reason, missed.text)
+        for peer in self.peers:
+            peer.skip(missed.reason)
+            self.recorder.record(peer.id, missed.round, {"skipped": missed.reason})
+
+    def _stop(self, done: int) -> int:
+        self._save_all(done)
+        return done
+
+    def _save_all(self, done: int) -> None:
+        self.crew.map(lambda peer: self.save(peer, done), self.peers)
 
     def _record(self, round_: int, consensus: Consensus, steps: Sequence[Step], seconds: float) -> None:
         probing = self.config.probe.every > 0 and (round_ + 1) % self.config.probe.every == 0

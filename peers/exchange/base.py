@@ -5,7 +5,7 @@ before they travel. The order of calls is fixed:
 
     join(hello) -> Ticket            once; blocks until the group has formed, or raises within the join window
     publish(round, outputs, digest)  returns at once; the outputs may be reused after it returns
-    Pending.result() -> Consensus    once for each publish, before the next publish; raises within the round deadline
+    Pending.result() -> Outcome      once for each publish, before the next publish: Consensus | Missed | Ended
     leave(report) -> reports         once, last; gives every member's report that this exchange can see
     close()                          any time, any number of times; releases sockets and threads, raises nothing
 
@@ -23,13 +23,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from peers.draws import Rule
 from peers.errors import DisagreementError
+
+WIRES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
+"""Element types that publications may have on their way."""
 
 Report = dict[str, Any]
 """A JSON value that a peer leaves behind: its probes, counts and paths."""
@@ -40,7 +43,7 @@ class Hello:
     """What a worker says of itself when it joins.
 
     Attributes:
-        peers: ids of the peers that it hosts, ascending.
+        peers: ids of the peers that it hosts, ascending; in elastic groups, the ids that it wishes for.
         group: number of peers of the whole group.
         shape: (B, D) of the outputs.
         agreed: what all members must have in common, by name: configuration digest, data fingerprint, rounds.
@@ -66,11 +69,14 @@ class Ticket:
         members: ids of all members, ascending.
         first_round: the newest round that all have saved (0: nobody, or not all).
         epoch: membership epoch; grows whenever a peer joins or leaves.
+        incarnations: the worker's own peers, {peer: how often this id has begun anew}; in elastic groups their ids
+            may be others than it wished for.
     """
 
     members: tuple[int, ...]
     first_round: int
     epoch: int
+    incarnations: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,8 @@ class Receipt:
     """What was closed: equal for every member of the round, or the round was void.
 
     Attributes:
-        digest: BLAKE2b-128 of the total's bytes (of the members' bytes by ascending id where no total was asked for;
-            then members that saw different ones have different digests).
+        digest: BLAKE2b-128 of the total's bytes; where no total was asked for, of the outputs that this worker has
+            sent and seen, by ascending id, so that workers differ in it.
     """
 
     round: int
@@ -97,10 +103,13 @@ class Consensus:
         epoch: membership epoch in which it closed.
         contributors: ids of the peers whose outputs are in it, ascending.
         total: [B, D] float32, sum of the contributors' outputs as they were sent; None where the rule needs no sum.
+        aggregate: [B, D] float32, the group's median or trimmed mean where the exchange computed it once for all;
+            None elsewhere.
         sent: the caller's own outputs as they were sent, {peer: [B, D] float32}.
         members: others' outputs that the rule asked for and that contributed, {peer: [B, D] float32}.
         sources: whom each hosted peer listens to in this round, by the rule's draw; empty for rules on the sum.
         leaving: ids of peers that take their leave after this round.
+        digest: of the receipt, where the exchange has made it already.
     """
 
     round: int
@@ -111,6 +120,8 @@ class Consensus:
     members: Mapping[int, Tensor] = field(default_factory=dict)
     sources: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     leaving: frozenset[int] = frozenset()
+    aggregate: Tensor | None = None
+    digest: str | None = None
 
     @property
     def count(self) -> int:
@@ -120,18 +131,52 @@ class Consensus:
     @cached_property
     def receipt(self) -> Receipt:
         """Made when first asked for: the digest copies the total to the host."""
-        parts = [self.total] if self.total is not None else [self.members[peer] for peer in sorted(self.members)]
+        if self.digest is not None:
+            return Receipt(self.round, self.epoch, self.contributors, self.digest)
+        seen = {**self.members, **self.sent}
+        parts = [self.total] if self.total is not None else [seen[peer] for peer in sorted(seen)]
         digest = hashlib.blake2b(digest_size=16)
         for part in parts:
             digest.update(part.detach().cpu().contiguous().numpy().data)
         return Receipt(self.round, self.epoch, self.contributors, digest.hexdigest())
 
 
+@dataclass(frozen=True)
+class Missed:
+    """The round closed without this worker, or was void for all: its peers skip the step. Elastic groups only.
+
+    Attributes:
+        round: its number.
+        reason: "late", "void" or "expelled"; after the last the worker has joined again, as new incarnations.
+        text: what happened, for the user.
+        next_round: the round to go on with.
+    """
+
+    round: int
+    reason: str
+    text: str
+    next_round: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The run is over for this worker, before the round closed. Elastic groups only.
+
+    Attributes:
+        text: why, for the user.
+    """
+
+    text: str
+
+
+Outcome: TypeAlias = Consensus | Missed | Ended
+
+
 class Pending(ABC):
     """A publication under way."""
 
     @abstractmethod
-    def result(self, timeout: float | None = None) -> Consensus:
+    def result(self, timeout: float | None = None) -> Outcome:
         """Wait for the round to close.
 
         Args:
@@ -186,9 +231,9 @@ class Exchange(ABC):
 
 def as_sent(outputs: Tensor, wire: str) -> Tensor:
     """Outputs [B, D] as the others will read them, float32: rounded where the wire is narrower. Never an alias."""
-    if wire == "bf16":
-        return outputs.detach().to(torch.bfloat16).to(torch.float32)
-    return outputs.detach().to(torch.float32, copy=True)
+    if wire == "float32":
+        return outputs.detach().to(torch.float32, copy=True)
+    return outputs.detach().to(WIRES[wire]).to(torch.float32)
 
 
 def tree_sum(parts: Mapping[int, Tensor]) -> Tensor:
@@ -209,8 +254,8 @@ def tree_sum(parts: Mapping[int, Tensor]) -> Tensor:
     return next(iter(level.values()))
 
 
-def agree(hellos: Sequence[Hello], epoch: int = 1) -> Ticket:
-    """What a group of fixed members agrees on, from the hellos of all its workers.
+def agree(hellos: Sequence[Hello], worker: int) -> Ticket:
+    """What a group of fixed members agrees on, from the hellos of all its workers, for one of them.
 
     Raises:
         DisagreementError: names the peers that differ, and both values.
@@ -225,7 +270,8 @@ def agree(hellos: Sequence[Hello], epoch: int = 1) -> Ticket:
             f"group.peers / group.peers_per_worker, each with its own rank"
         )
     saved = [set(rounds) | {0} for hello in hellos for rounds in hello.saved.values()]
-    return Ticket(tuple(members), max(set.intersection(*saved)) if saved else 0, epoch)
+    newest = max(set.intersection(*saved)) if saved else 0
+    return Ticket(tuple(members), newest, 1, dict.fromkeys(hellos[worker].peers, 0))
 
 
 def check_digests(round_: int, digests: Mapping[tuple[int, ...], bytes]) -> None:

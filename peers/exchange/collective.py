@@ -27,6 +27,7 @@ from torch import Tensor
 from peers.draws import Rule
 from peers.errors import ExchangeError
 from peers.exchange.base import (
+    WIRES,
     Consensus,
     Exchange,
     Hello,
@@ -84,7 +85,7 @@ class CollectiveExchange(Exchange):
             window = f"{self._window.total_seconds():g} s (exchange.join_window)"
             raise ExchangeError(f"the group did not form within {window}: {_brief(exc)}") from exc
         self._hellos = [_hello_from_json(value) for value in said]
-        return agree(self._hellos)
+        return agree(self._hellos, dist.get_rank())
 
     def publish(
         self, round_: int, outputs: Mapping[int, Tensor | None], digest: bytes, *, leaving: bool = False
@@ -288,7 +289,7 @@ def _padded(size: int, multiple: int) -> int:
 
 
 def _wire_dtype(hello: Hello) -> torch.dtype:
-    return torch.bfloat16 if hello.wire == "bf16" else torch.float32
+    return WIRES[hello.wire]
 
 
 def _partial_dtype(hello: Hello) -> torch.dtype:

@@ -104,7 +104,7 @@ class InProcessExchange(Exchange):
             self._hello = group.hellos[self._worker] = hello
             group.changed.notify_all()
             group.wait_for(self._worker, "joined", group.join_window)
-            return agree([group.hellos[worker] for worker in sorted(group.hellos)])
+            return agree([group.hellos[worker] for worker in sorted(group.hellos)], self._worker)
 
     def publish(
         self, round_: int, outputs: Mapping[int, Tensor | None], digest: bytes, *, leaving: bool = False
