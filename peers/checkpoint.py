@@ -30,6 +30,7 @@ from peers.files import write_atomically
 from peers.peer import Peer
 
 SCHEMA = 1
+_FIELDS = ("round", "peer", "incarnation", "stepped", "bad_in_a_row", "skips", "optimizer", "tensors_digest", "extra")
 _NAME = re.compile(r"round-(\d+)\.json")
 
 
@@ -75,6 +76,7 @@ class Checkpoints:
             "peer": peer.id,
             "incarnation": peer.incarnation,
             "stepped": peer.stepped,
+            "bad_in_a_row": peer.bad_in_a_row,
             "skips": dict(peer.skips),
             "generators": "derived from configuration.run.seed, peer, incarnation and round",
             "optimizer": settings,
@@ -86,7 +88,7 @@ class Checkpoints:
         path = self.folder / f"round-{round_:08d}.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path.with_suffix(".safetensors"), data)
+            self._write_tensors(round_, data, str(record["tensors_digest"]))
             write_atomically(path, json.dumps(record, indent=1).encode())
             self._point_to(path)
             self._prune()
@@ -123,10 +125,13 @@ class Checkpoints:
         try:
             record = json.loads(path.read_bytes())
             schema, saved = record["schema"], record["configuration"]
+            missing = [name for name in _FIELDS if name not in record]
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise _damaged(path, f"{type(exc).__name__}: {exc}") from exc
         if schema != SCHEMA:
             raise CheckpointError(f"{path} has schema {schema}, this version reads schema {SCHEMA}")
+        if missing:
+            raise _damaged(path, f"it has no {', '.join(missing)}")
         differing = [
             f"  {key}: {saved.get(key)!r} in the checkpoint, {self.facts.get(key)!r} now"
             for key in sorted({*saved, *self.facts})
@@ -144,6 +149,24 @@ class Checkpoints:
                 )
             )
         return dict(record)
+
+    def _write_tensors(self, round_: int, data: bytes, digest: str) -> None:
+        """Write the tensors of a round, unless they are there: a JSON never stands beside tensors of another one."""
+        path = self.folder / f"round-{round_:08d}.json"
+        if path.is_file():
+            if self._holds(path, digest):
+                return
+            self.discard_after(round_ - 1)
+        write_atomically(path.with_suffix(".safetensors"), data)
+
+    @staticmethod
+    def _holds(path: Path, digest: str) -> bool:
+        """Whether a checkpoint is whole and has these tensors."""
+        try:
+            named = str(json.loads(path.read_bytes())["tensors_digest"])
+            return digest == named == _digest(path.with_suffix(".safetensors").read_bytes())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False  # damaged: it is about to be replaced by a whole one
 
     def discard_after(self, round_: int) -> None:
         """Drop checkpoints newer than the round the group resumes from: they belong to a past that others lack."""
@@ -196,6 +219,7 @@ def _restore(peer: Peer, tensors: Mapping[str, Tensor], record: Mapping[str, Any
     settings = [{**mine, **saved} for mine, saved in zip(groups, record["optimizer"], strict=True)]
     peer.optimizer.load_state_dict({"state": state, "param_groups": settings})
     peer.stepped = record["stepped"]
+    peer.bad_in_a_row = record["bad_in_a_row"]
     peer.skips.clear()
     peer.skips.update(record["skips"])
 

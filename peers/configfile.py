@@ -24,6 +24,7 @@ DEFAULT_ROUNDS = 100
 _HINTS = {
     "missing": "a value is missing",
     "model_type": "expected a mapping of keys to values",
+    "tuple_type": "expected a mapping, or a list",
     "model_attributes_type": "expected a mapping of keys to values",
 }
 
@@ -32,16 +33,22 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that reads 1e-3 as a number (YAML 1.1 asks for a dot) and refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        plain = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=deep) for key in plain]
         for key in keys:
             if keys.count(key) > 1:
                 raise ConfigError(f"{key!r} is given twice in the mapping at {node.start_mark}")
         return {str(key): value for key, value in super().construct_mapping(node, deep=deep).items()}
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what `_Loader` would read as a number."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def load(path: str | Path | None = None, sets: Sequence[str] = ()) -> Config:
@@ -82,7 +89,8 @@ def plain(config: Config) -> Tree:
 
 def dump(config: Config) -> str:
     """The configuration as YAML that `load` reads back."""
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def updated(config: Config, **values: Mapping[str, Any]) -> Config:
@@ -96,7 +104,8 @@ def updated(config: Config, **values: Mapping[str, Any]) -> Config:
 def rounds_of(config: Config, rounds_per_epoch: int) -> int:
     """How many rounds the run has, where epochs are given, from the rounds that make an epoch."""
     if config.run.epochs is not None:
-        return max(1, math.ceil(config.run.epochs * rounds_per_epoch))
+        # Rounded first: 9.8 x 195 is 1911.0000000000002 in floating point.
+        return max(1, math.ceil(round(config.run.epochs * rounds_per_epoch, 6)))
     return config.run.rounds or DEFAULT_ROUNDS
 
 
@@ -137,15 +146,18 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"consensus.k = {config.consensus.k}: a peer has only {group.peers - 1} others (group.peers)"
     if group.peers is not None and exchange.kind == "inprocess" and group.peers_per_worker not in (1, group.peers):
         yield "exchange.kind = 'inprocess': one process hosts all peers; use collective for several workers"
-    if exchange.kind == "coordinator":
-        yield "exchange.kind = 'coordinator': not in this version; use auto, collective or inprocess"
+    if group.peers is not None and exchange.kind == "coordinator" and config.coordinator.min_peers > group.peers:
+        yield f"coordinator.min_peers = {config.coordinator.min_peers}: more than group.peers = {group.peers}"
+    if config.security.mutual and config.security.certs is None:
+        yield "security.mutual = true: needs security.certs, the folder of the certificates"
     if not exchange.heartbeat < exchange.round_deadline <= exchange.join_window:
         yield (
             f"exchange: heartbeat {exchange.heartbeat} s, round_deadline {exchange.round_deadline} s and join_window "
             f"{exchange.join_window} s: expected heartbeat < round_deadline <= join_window"
         )
-    if run.rounds is not None and config.optimizer.warmup >= run.rounds:
-        yield f"optimizer.warmup = {config.optimizer.warmup}: must be shorter than run.rounds = {run.rounds}"
+    rounds = run.rounds or (DEFAULT_ROUNDS if run.epochs is None else None)
+    if rounds is not None and config.optimizer.warmup >= rounds:
+        yield f"optimizer.warmup = {config.optimizer.warmup}: must be shorter than run.rounds = {rounds}"
     if data.name == "image_folder" and data.image_size is None:
         yield "data.image_size: needed for image_folder; the side in pixels that images are resized and cropped to"
     if data.image_size is not None and data.name not in ("image_folder", "synthetic"):
@@ -183,7 +195,7 @@ def _apply(tree: Tree, setting: str) -> None:
     for place, key in enumerate(keys):
         last = place == len(keys) - 1
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or int(key) >= len(node):
                 raise ConfigError(f"--set {setting}: {'.'.join(keys[:place])} is a list of {len(node)}, not {key!r}")
             node[int(key)] = value if last else node[int(key)]
             node = node[int(key)]

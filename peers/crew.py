@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def compute_threads(wanted: int | None, peers_on_host: int) -> int:
-    """Compute threads of one peer: as configured, or the host's cores shared out among its peers.
-
-    It follows from the number of peers on the host alone, not from how they are packed into workers, so that every
-    packing does the same arithmetic.
-    """
-    return wanted or max(1, len(os.sched_getaffinity(0)) // peers_on_host)
 
 
 class Crew:
@@ -48,6 +39,7 @@ class Crew:
         if self._pool is None:
             return [function(peer) for peer in peers]
         futures = [self._pool.submit(function, peer) for peer in peers]
+        wait(futures)
         return [future.result() for future in futures]
 
     def close(self) -> None:

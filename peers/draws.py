@@ -87,5 +87,5 @@ def _roles(ring: Sequence[int]) -> dict[int, tuple[int, ...]]:
 
 
 def trimmed(q: float, count: int) -> int:
-    """How many values trimmed_mean cuts at each end: floor(q * count), safe from the last bit of q."""
-    return int(q * count + 1e-9)
+    """How many values trimmed_mean cuts at each end: floor(q * count), safe from the last bit of q; one is left."""
+    return min(int(q * count + 1e-9), (count - 1) // 2)

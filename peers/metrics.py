@@ -34,7 +34,7 @@ class Recorder:
 
     def record(self, peer: int, round_: int, values: Mapping[str, float | int | str | None]) -> None:
         """One record of one peer; values that are not finite are left out."""
-        kept = {key: value for key, value in values.items() if not (isinstance(value, float) and math.isnan(value))}
+        kept = {key: value for key, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
         append_line(self._folder.metrics, {"round": round_, "peer": peer, **kept})
         if peer in self._writers:
             for key, value in kept.items():

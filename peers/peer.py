@@ -73,7 +73,8 @@ class Peer:
         self.frozen = copy.deepcopy(self.network) if config.consensus.target == "frozen" else None
         self.stepped = 0
         self.skips: Counter[str] = Counter()
-        self._bad_in_a_row = 0
+        self.bad_in_a_row = 0
+        self._abstains = False
         self._outputs: Tensor | None = None
 
     def initial_network(self) -> nn.Module:
@@ -97,7 +98,8 @@ class Peer:
                 with torch.no_grad():
                     published = self.frozen.train()(images).float()
         finite = torch.isfinite(published).all() & torch.isfinite(self._outputs).all()
-        return published if bool(finite) else None
+        self._abstains = not bool(finite)
+        return None if self._abstains else published
 
     def step(self, consensus: Consensus) -> Step:
         """One optimizer step toward the consensus of the round whose outputs `forward` made, or a counted skip.
@@ -113,6 +115,9 @@ class Peer:
             return self._skip(target.reason, outputs, None)
         goal = controlled(target, outputs, self.config.consensus, self.config.run.seed, self.id, consensus.round)
         value = loss(outputs, goal, self.config.consensus)
+        if self.config.consensus.control == "independent":
+            # The gradient at one's own outputs is zero; its rounding is not, and Adam would make full steps of it.
+            value = (outputs * 0).sum()
         if not math.isfinite(value.item()):
             return self._skip("non_finite_loss", outputs, target)
         self.optimizer.zero_grad(set_to_none=True)
@@ -126,21 +131,31 @@ class Peer:
             group["lr"] = rate
         self.optimizer.step()
         self.stepped += 1
-        self._bad_in_a_row = 0
+        self.bad_in_a_row = 0
         return Step(None, value.item(), norm, outputs.detach(), target)
 
-    def _skip(self, reason: str, outputs: Tensor, target: Tensor | None) -> Step:
+    def skip(self, reason: str) -> None:
+        """Count a round without a step; if the peer has abstained from it, as that.
+
+        Raises:
+            DivergedError: values were not finite for `consensus.max_skips` rounds in a row.
+        """
+        self._outputs = None
+        reason = "abstained" if self._abstains else reason
         self.skips[reason] += 1
         if reason in NON_FINITE:
-            self._bad_in_a_row += 1
-            if self._bad_in_a_row >= self.config.consensus.max_skips:
+            self.bad_in_a_row += 1
+            if self.bad_in_a_row >= self.config.consensus.max_skips:
                 raise DivergedError(
-                    f"peer {self.id}: non-finite values for {self._bad_in_a_row} rounds in a row, the last one "
+                    f"peer {self.id}: non-finite values for {self.bad_in_a_row} rounds in a row, the last one "
                     f"{reason.replace('_', ' ')} (consensus.max_skips = {self.config.consensus.max_skips}); lower "
                     f"optimizer.learning_rate = {self.config.optimizer.learning_rate:g} or use a bounded loss (cosine)"
                 )
         else:
-            self._bad_in_a_row = 0
+            self.bad_in_a_row = 0
+
+    def _skip(self, reason: str, outputs: Tensor, target: Tensor | None) -> Step:
+        self.skip(reason)
         return Step(reason, math.nan, math.nan, outputs.detach(), target)
 
 

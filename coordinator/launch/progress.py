@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import threading
 import time
@@ -75,9 +76,10 @@ class Follower:
         """Read on, as of `now` seconds; begins again when the file was replaced (a resumed run trims it)."""
         try:
             with self._path.open("rb") as file:
-                inode = self._path.stat().st_ino
+                inode = os.fstat(file.fileno()).st_ino
                 if inode != self._inode:
                     self._inode, self._position = inode, 0
+                    self.status.done, self.status.latest = 0, {}
                 file.seek(self._position)
                 data = file.read()
         except FileNotFoundError:
