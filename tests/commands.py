@@ -53,10 +53,12 @@ class Running:
     Args:
         command: argument vector.
         cwd: where it runs, and where its output is kept.
+        name: of the file that its output goes to, when several run in one folder.
+        environment: variables on top of the test's own.
     """
 
-    def __init__(self, command: Sequence[str], cwd: Path, **environment: str) -> None:
-        self.output = cwd / "output.txt"
+    def __init__(self, command: Sequence[str], cwd: Path, *, name: str = "output", **environment: str) -> None:
+        self.output = cwd / f"{name}.txt"
         with self.output.open("wb") as file:
             self.process = subprocess.Popen(
                 command,
@@ -89,7 +91,7 @@ class Running:
                 raise AssertionError(f"ended with {self.process.returncode}: {self.output.read_text()}")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"did not come true within {timeout} s: {self.output.read_text()}")
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     def reap(self) -> None:
         """End the command and all that it started, by process id."""

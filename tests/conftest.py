@@ -17,8 +17,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts commands in a folder of their own below the test's; whatever is left of them is reaped."""
     started: list[Running] = []
 
-    def begin(command: Sequence[str], cwd: Path = tmp_path, **environment: str) -> Running:
-        started.append(Running(command, cwd, **environment))
+    def begin(command: Sequence[str], cwd: Path = tmp_path, *, name: str = "output", **environment: str) -> Running:
+        started.append(Running(command, cwd, name=name, **environment))
         return started[-1]
 
     yield begin
