@@ -1,0 +1,6 @@
+"""The coordinator: forms the group, closes rounds, returns consensus. Imports neither torch nor pydantic.
+
+Pure machines, which know no clock and no socket, are `rounds`, `membership` and, over both, `group`. Numbers are in
+`admission` (the gate) and `aggregate` (sums, medians). `hub` drives the machines; `store` keeps what must survive the
+coordinator's own death; `streams` and `servicer` are gRPC's side; `server` is the process; `settings` what it was told.
+"""

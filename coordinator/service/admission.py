@@ -1,0 +1,147 @@
+"""The gate of publications: whose, which shape, which element type, finite, within the norm bound. Refusals by name."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from coordinator.service.aggregate import Block
+from coordinator.service.rounds import Publication
+from coordinator.service.settings import ServiceSettings
+from protos.consensus_pb2 import (
+    FOREIGN_PEER,
+    MALFORMED,
+    NORM_EXCEEDED,
+    NOT_FINITE,
+    WRONG_DTYPE,
+    WRONG_SHAPE,
+    FrameHeader,
+    Publish,
+    ReplyCode,
+)
+from protos.frames import Frame, FrameError, pieces
+from protos.tensors import Float32, from_wire, name_of, size_of
+
+BATCH_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A publication that did not pass; `text` is one sentence: what was wrong, expected, found."""
+
+    code: ReplyCode
+    text: str
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A publication that passed, and its tensors."""
+
+    publication: Publication
+    blocks: tuple[Block, ...]
+
+
+def admit(frame: Frame, worker: int, hosted: Sequence[int], settings: ServiceSettings) -> Admitted | Refusal:
+    """Judge one publication. Its size is the caller's matter: the frame is already in memory.
+
+    Args:
+        frame: a complete `publish` frame.
+        worker: number of the membership that its stream belongs to.
+        hosted: peers of that worker.
+        settings: the run's.
+    """
+    header, said = frame.header, frame.header.publish
+    refusal = _judge_peers(said, hosted) or _judge_form(header, settings)
+    if refusal is not None:
+        return refusal
+    count = _tensors(said, settings)
+    due = count * size_of(header.dtype, *settings.shape) if count else 0
+    if len(frame.payload) != due:
+        return Refusal(MALFORMED, f"{count} tensors have {due} bytes, found {len(frame.payload)}")
+    try:
+        blocks = _blocks(frame, count, settings)
+    except FrameError as exc:
+        return Refusal(MALFORMED, str(exc))
+    share = len(said.peers) if count == 1 else 1
+    for block in blocks:
+        refusal = _judge_values(block, settings.norm_bound * share)
+        if refusal is not None:
+            return refusal
+    checksum = zlib.crc32(frame.payload, zlib.crc32(said.SerializeToString(deterministic=True)))
+    publication = Publication(
+        worker,
+        said.round,
+        said.epoch,
+        said.batch,
+        tuple(said.peers),
+        tuple(said.abstains),
+        checksum,
+        said.leaving,
+    )
+    return Admitted(publication, blocks)
+
+
+def _judge_peers(said: Publish, hosted: Sequence[int]) -> Refusal | None:
+    named = [*said.peers, *said.abstains]
+    foreign = sorted(set(named) - set(hosted))
+    if foreign:
+        return Refusal(FOREIGN_PEER, f"peers {foreign} are not hosted by this worker, which has {sorted(hosted)}")
+    if sorted(named) != sorted(hosted) or list(said.peers) != sorted(said.peers):
+        text = f"each hosted peer, {sorted(hosted)}, contributes or abstains, once and in order; found {named}"
+        return Refusal(MALFORMED, text)
+    if len(said.batch) != BATCH_DIGEST_BYTES:
+        return Refusal(MALFORMED, f"a batch digest has {BATCH_DIGEST_BYTES} bytes, found {len(said.batch)}")
+    return None
+
+
+def _judge_form(header: FrameHeader, settings: ServiceSettings) -> Refusal | None:
+    said = header.publish
+    if not said.peers:
+        return None if not header.payload else Refusal(MALFORMED, "tensors without a peer that contributes")
+    if (header.rows, header.columns) != settings.shape:
+        found, due = [header.rows, header.columns], list(settings.shape)
+        return Refusal(WRONG_SHAPE, f"outputs are {found}, expected {due}: [B, D] of the run")
+    allowed = ("float32",) if said.partial_sum else settings.wires
+    if name_of(header.dtype) not in allowed:
+        what = "partial sums" if said.partial_sum else "outputs"
+        return Refusal(WRONG_DTYPE, f"{what} are {name_of(header.dtype)}, expected {' or '.join(allowed)}")
+    if said.partial_sum and settings.rule.kind != "sum":
+        return Refusal(MALFORMED, f"rule {settings.rule.name} needs each peer's outputs, found a partial sum")
+    if len(said.peers) > 1 and settings.rule.kind == "sum" and not said.partial_sum:
+        return Refusal(MALFORMED, f"rule {settings.rule.name} takes one partial sum of all hosted peers")
+    return None
+
+
+def _tensors(said: Publish, settings: ServiceSettings) -> int:
+    return min(1, len(said.peers)) if settings.rule.kind == "sum" else len(said.peers)
+
+
+def _blocks(frame: Frame, count: int, settings: ServiceSettings) -> tuple[Block, ...]:
+    if not count:
+        return ()
+    dtype = frame.header.dtype
+    cut = zip(frame.header.publish.peers, pieces(frame, count), strict=False)
+    return tuple(Block(peer, dtype, data, from_wire(data, dtype, *settings.shape)) for peer, data in cut)
+
+
+def _judge_values(block: Block, bound: float) -> Refusal | None:
+    """One pass: the sum of squares is finite only if all values are, or their norm is far beyond any bound."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(np.einsum("ij,ij->", block.values, block.values))
+    if not math.isfinite(square):
+        finite = np.isfinite(block.values)
+        if not finite.all():
+            return _not_finite(block, finite.size - int(np.count_nonzero(finite)))
+    rms = math.sqrt(square / block.values.size)
+    if rms > bound:
+        return Refusal(NORM_EXCEEDED, f"peer {block.peer}: root mean square {rms:.4g}, at most {bound:.4g} is allowed")
+    return None
+
+
+def _not_finite(block: Block, count: int) -> Refusal:
+    values: Float32 = block.values
+    return Refusal(NOT_FINITE, f"peer {block.peer}: {count} of {values.size} values are NaN or infinite")

@@ -1,0 +1,126 @@
+"""What a stream is answered: headers and payloads, made once and shared by all that get the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from coordinator.service.aggregate import Outcome
+from coordinator.service.group import Group
+from coordinator.service.rounds import OpenRound
+from coordinator.service.settings import ServiceSettings
+from protos.consensus_pb2 import FLOAT32, LATE, MEMBERS, OK, FrameHeader, Next, Reply, ReplyCode, Result
+from protos.frames import Buffer, encode
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One frame for a worker.
+
+    Attributes:
+        header: as it stands on the stream.
+        payload: buffers of its tensors.
+        last: the stream ends after it.
+    """
+
+    header: FrameHeader
+    payload: tuple[Buffer, ...] = ()
+    last: bool = False
+
+    @cached_property
+    def messages(self) -> list[bytes]:
+        """On the stream; the same objects for everybody who gets this answer."""
+        return encode(self.header, self.payload)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the payload."""
+        return sum(len(part) for part in self.payload)
+
+    def in_shared(self) -> list[bytes]:
+        """On the stream, where the payload goes through shared memory."""
+        header = FrameHeader()
+        header.CopyFrom(self.header)
+        header.in_shared, header.payload = True, self.size
+        return encode(header)
+
+
+def opened(current: OpenRound) -> Answer:
+    """A round is open."""
+    return Answer(FrameHeader(opened=_next_of(current)))
+
+
+def reply(code: ReplyCode, text: str, round_: int = 0, following: Next | None = None, *, last: bool = False) -> Answer:
+    """Anything that is no result."""
+    return Answer(FrameHeader(reply=Reply(code=code, text=text, round=round_, next=following)), last=last)
+
+
+def late(group: Group, worker: int, round_: int) -> Answer:
+    """The round closed without the worker."""
+    return reply(LATE, f"round {round_} closed without this publication", round_, following_of(group, worker))
+
+
+def following_of(group: Group, worker: int) -> Next:
+    """Which round a worker goes on with."""
+    current = group.rounds.current
+    if current is not None and worker in current.present:
+        return _next_of(current)
+    return Next(round=group.rounds.upcoming)
+
+
+class Results:
+    """The answers that a settled round gives; total and aggregate are one object for all workers.
+
+    Args:
+        settings: the run's.
+        outcome: the round.
+    """
+
+    def __init__(self, settings: ServiceSettings, outcome: Outcome) -> None:
+        self._settings = settings
+        self._outcome = outcome
+        self._shared: dict[tuple[int, int], Answer] = {}
+
+    def answer(self, group: Group, worker: int, peers: Sequence[int]) -> Answer:
+        """For one worker that published, which hosts `peers`."""
+        settled = self._outcome.settled
+        code = settled.answers[worker]
+        following = following_of(group, worker)
+        if code != OK:
+            return reply(code, settled.text, settled.round, following)
+        if self._outcome.content == MEMBERS:
+            return self._members(peers, following)
+        key = (following.round, following.epoch)  # one for those that stay, one for those that leave
+        if key not in self._shared:
+            self._shared[key] = self._make(following, [-1])
+        return self._shared[key]
+
+    def _members(self, peers: Sequence[int], following: Next) -> Answer:
+        settled = self._outcome.settled
+        sources = self._settings.rule.sources(settled.round, settled.ids)
+        wanted = {source for peer in peers for source in sources.get(peer, ())}
+        return self._make(following, sorted(wanted.intersection(settled.contributors).difference(peers)))
+
+    def _make(self, following: Next, keys: Sequence[int]) -> Answer:
+        settled, outcome = self._outcome.settled, self._outcome
+        rows, columns = self._settings.shape
+        result = Result(
+            round=settled.round,
+            epoch=settled.epoch,
+            contributors=settled.contributors,
+            members=settled.ids,
+            digest=outcome.digest,
+            leaving=sorted(
+                peer for worker in settled.leaving for peer in settled.members[worker] if peer in settled.contributors
+            ),
+            content=outcome.content,
+            peers=keys if outcome.content == MEMBERS else (),
+            next=following,
+        )
+        header = FrameHeader(result=result, dtype=outcome.dtype or FLOAT32, rows=rows, columns=columns)
+        return Answer(header, tuple(outcome.tensors[key] for key in keys))
+
+
+def _next_of(current: OpenRound) -> Next:
+    return Next(round=current.round, epoch=current.epoch, members=current.ids)

@@ -1,0 +1,117 @@
+"""Where streams wait for their answers, and where they get them once a step is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+
+from coordinator.service import answers
+from coordinator.service.answers import Answer, Results
+from coordinator.service.group import Ended, Event, Group
+from coordinator.service.membership import Gone
+from coordinator.service.metrics import Metrics
+from coordinator.service.rounds import OpenRound, Settled
+from protos.consensus_pb2 import ENDED, EXPELLED, OK, OVER
+
+REMEMBERED_EXPULSIONS = 20
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Waiter:
+    """A stream that waits: for the end of a round, or (None) for the opening of one."""
+
+    round: int | None
+    future: asyncio.Future[Answer]
+
+
+class Desk:
+    """The streams of one run that wait.
+
+    Args:
+        group: the run's state; read here, never changed.
+        metrics: what is counted.
+    """
+
+    def __init__(self, group: Group, metrics: Metrics) -> None:
+        self.results: Results | None = None
+        self.expulsions: deque[str] = deque(maxlen=REMEMBERED_EXPULSIONS)
+        self._group = group
+        self._metrics = metrics
+        self._waiters: dict[int, Waiter] = {}
+
+    def tell(self, event: Event) -> None:
+        """Answer everybody whom an event concerns, log it, count it."""
+        if isinstance(event, Settled):
+            self._metrics.settled(event)
+            logger.log(logging.DEBUG if event.code == OK else logging.WARNING, "%s", _summary(event))
+            for worker in event.answers:
+                self._resolve(worker, event.round, self.result(worker, event.members[worker]))
+        elif isinstance(event, Gone):
+            if not event.left:
+                self.expulsions.append(f"peers {list(event.peers)} (worker {event.number}): {event.reason}")
+                self._metrics.expelled()
+            logger.log(logging.INFO if event.left else logging.WARNING, "peers %s: %s", list(event.peers), event.reason)
+            self._resolve(event.number, None, self.no_member(event.number, 0))
+        elif isinstance(event, OpenRound):
+            for worker, waiter in list(self._waiters.items()):
+                if waiter.round is None and worker in event.members:
+                    self._resolve(worker, None, answers.opened(event))
+        elif isinstance(event, Ended):
+            logger.info("the run has ended: %s", event.text)
+            for worker in list(self._waiters):
+                self._resolve(worker, None, self.no_member(worker, 0))
+
+    def result(self, worker: int, hosted: Sequence[int]) -> Answer:
+        """The answer of the last settled round for one worker."""
+        assert self.results is not None  # noqa: S101  # a round has settled
+        return self.results.answer(self._group, worker, hosted)
+
+    def no_member(self, worker: int, round_: int) -> Answer:
+        """Why a worker gets no other answer: the run is over, or it is no member."""
+        gone = self._group.membership.gone.get(worker)
+        if gone is not None and not gone.left:
+            return answers.reply(EXPELLED, gone.reason, round_, last=True)
+        if self._group.phase == OVER:
+            return answers.reply(ENDED, self._group.text, round_)
+        return answers.reply(EXPELLED, "it left", round_, last=True)
+
+    def wait(self, worker: int, round_: int | None) -> asyncio.Future[Answer]:
+        """Let a worker's stream wait for the end of a round, or (None) for the opening of one."""
+        self.forget(worker)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiters[worker] = Waiter(round_, future)
+        return future
+
+    def _resolve(self, worker: int, round_: int | None, answer: Answer) -> None:
+        """Answer a stream that waits; `round_`: only if it waits for the end of that round."""
+        waiter = self._waiters.get(worker)
+        if waiter is None or (round_ is not None and waiter.round != round_):
+            return
+        del self._waiters[worker]
+        if not waiter.future.done():
+            waiter.future.set_result(answer)
+
+    def forget(self, worker: int) -> None:
+        """A worker's stream does not wait any more."""
+        waiter = self._waiters.pop(worker, None)
+        if waiter is not None:
+            waiter.future.cancel()
+
+
+def done(answer: Answer) -> Awaitable[Answer]:
+    """An answer that is there at once."""
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    future.set_result(answer)
+    return future
+
+
+def _summary(settled: Settled) -> str:
+    if settled.code != OK:
+        return settled.text
+    told = f"round {settled.round} closed, epoch {settled.epoch}: peers {list(settled.contributors)}"
+    return f"{told} in {settled.seconds:.3f} s" + (f", without workers {settled.missed}" if settled.missed else "")

@@ -1,0 +1,329 @@
+"""Drives the pure machines: calls and the clock go in, answers come out.
+
+Every step (a publication, a join, a tick) runs alone, under one lock: the machines change, what they decided is
+written to the store, and only then is anybody told. So whoever has heard of a round's end can rely on it, even if the
+coordinator dies the moment after. A step is a task of its own: a caller that goes away does not cut it short.
+
+Arithmetic on large tensors runs in a thread, below `HEAVY` it is cheaper than the way there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from coordinator.service import answers
+from coordinator.service.admission import Admitted, Refusal, admit
+from coordinator.service.aggregate import Aggregator, Block, Outcome
+from coordinator.service.answers import Answer, Results
+from coordinator.service.desk import Desk, done
+from coordinator.service.entrance import hashed, judge, wishes
+from coordinator.service.group import Group, Parked
+from coordinator.service.limits import Bucket
+from coordinator.service.membership import Gone, Worker
+from coordinator.service.metrics import Metrics
+from coordinator.service.rounds import OpenRound, Publication, Settled
+from coordinator.service.settings import ServiceSettings
+from coordinator.service.store import Store
+from protos.consensus_pb2 import (
+    ENDED,
+    EXPELLED,
+    LATE,
+    OK,
+    OVER,
+    TOO_FAST,
+    JoinReply,
+    JoinRequest,
+    ReplyCode,
+    Ticket,
+)
+from protos.frames import Frame
+from protos.tensors import NAMES, size_of
+
+T = TypeVar("T")
+HEAVY = 1024 * 1024
+"""Bytes of a tensor from which on arithmetic leaves the event loop: adding so many takes it about 0.1 ms."""
+
+logger = logging.getLogger(__name__)
+
+
+class Hub:
+    """One run, driven.
+
+    Args:
+        settings: the operator's.
+        store: where everything is kept.
+        metrics: what is counted.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self, settings: ServiceSettings, store: Store, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.clock = clock
+        self.group = Group(settings, clock())
+        self.agreed: dict[str, str] = dict(settings.agreed)
+        self.reports: dict[int, bytes] = {}
+        self.changed = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._store = store
+        self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "consensus")
+        self._heavy = size_of(NAMES["float32"], *settings.shape) >= HEAVY
+        self._joins = Bucket(settings.joins_per_minute / 60, settings.joins_per_minute, clock())
+        self.desk = Desk(self.group, metrics)
+        self._aggregator = Aggregator(settings.rule, ())
+        self._version = -1
+        self._ticked = clock()
+        self._continue()
+
+    def listening(self) -> None:
+        """The time until anybody could be heard counts for nobody."""
+        now = self.clock()
+        self.group.membership.forgive(now - self._ticked)
+        self._ticked = now
+
+    def close(self) -> None:
+        """Let the thread go; the store is its owner's."""
+        self._thread.shutdown(wait=True)
+
+    def known(self, bearer: str) -> Worker | Gone | None:
+        """Whom a bearer speaks for."""
+        return self.group.membership.known(hashed(bearer))
+
+    # Steps. Each returns when what it did is kept.
+
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Take in a newcomer, or say why not."""
+        return await self._step(self._join(request))
+
+    async def attach(self, worker: int, *, pending: bool) -> Awaitable[Answer] | None:
+        """A stream stands; what to await for its first answer, None if a publication follows (`pending`)."""
+        return await self._step(self._attach(worker, pending))
+
+    async def publish(self, worker: int, hosted: Sequence[int], frame: Frame) -> Answer:
+        """Judge a publication and wait for its answer."""
+        judged = await self._compute(admit, frame, worker, hosted, self.settings)
+        if isinstance(judged, Refusal):
+            return await self.refuse(worker, judged.code, judged.text, frame.header.publish.round)
+        return await (await self._step(self._publish(judged, hosted)))
+
+    async def refuse(self, worker: int, code: ReplyCode, text: str, round_: int = 0, *, last: bool = False) -> Answer:
+        """Refuse what a stream brought, before it reached the rounds."""
+        return await self._step(self._refuse(worker, code, text, round_, last))
+
+    async def detach(self, worker: int) -> None:
+        """A stream is gone."""
+        await self._step(self._detach(worker))
+
+    async def leave(self, worker: int, reports: Mapping[int, bytes]) -> None:
+        """A worker goes, with the last words of its peers."""
+        await self._step(self._leave(worker, reports))
+
+    async def stop(self, reason: str) -> None:
+        """End the run."""
+        await self._step(self._stop(reason))
+
+    async def tick(self) -> None:
+        """Let time pass."""
+        await self._step(self._tick())
+
+    def beat(self, worker: int) -> None:
+        """A member was heard of."""
+        if worker in self.group.membership.workers:
+            self.group.membership.beat(worker, self.clock())
+
+    async def _step(self, step: Coroutine[Any, Any, T]) -> T:
+        async def alone() -> T:
+            async with self._lock:
+                return await step
+
+        task = asyncio.ensure_future(alone())
+        task.add_done_callback(self._note_failure)
+        return await asyncio.shield(task)
+
+    def _note_failure(self, task: asyncio.Future[Any]) -> None:
+        """A step that raised leaves the machines ahead of the store: the coordinator must stop."""
+        if not task.cancelled() and task.exception() is not None and not self.failed.done():
+            self.failed.set_exception(task.exception() or RuntimeError("a step failed"))
+
+    async def _compute(self, function: Callable[..., T], *arguments: object) -> T:
+        if self._heavy:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        return function(*arguments)
+
+    async def _join(self, request: JoinRequest) -> JoinReply:
+        now = self.clock()
+        wait = self._joins.take(now)
+        if wait:
+            return JoinReply(code=TOO_FAST, text="too many joins; try again later", retry_after=wait)
+        if not self.group.membership.workers and self.group.rounds.last is None:
+            self.agreed = dict(self.settings.agreed)  # nobody is left of those who settled the rest
+        refusal = judge(request, self.settings, self.agreed)
+        if refusal is not None:
+            logger.warning("join of %s refused: %s", request.name[:128], refusal.text)
+            self.metrics.refused(refusal.code)
+            return JoinReply(code=refusal.code, text=refusal.text)
+        bearer = secrets.token_urlsafe(32)
+        worker = self.group.join(
+            wishes(request),
+            name=request.name[:128],
+            bearer=hashed(bearer),
+            request=request.request.hex(),
+            insist=request.insist,
+            now=now,
+        )
+        if not isinstance(worker, Worker):
+            return JoinReply(code=worker[0], text=worker[1], retry_after=self.settings.heartbeat / 4)
+        self.agreed.update(request.agreed)
+        await self._flush()
+        logger.info("worker %d (%s) joins with peers %s", worker.number, worker.name, list(worker.peers))
+        return JoinReply(code=OK, ticket=self._ticket(worker, bearer))
+
+    def _ticket(self, worker: Worker, bearer: str) -> Ticket:
+        it = self.settings
+        return Ticket(
+            bearer=bearer,
+            peers=worker.peers,
+            incarnations=worker.incarnations,
+            heartbeat=it.heartbeat,
+            round_deadline=it.round_deadline,
+            join_window=it.join_window,
+            payload_limit=it.payload_limit,
+            partial_sums=it.rule.kind == "sum",
+        )
+
+    async def _attach(self, worker: int, pending: bool) -> Awaitable[Answer] | None:
+        if worker not in self.group.membership.workers:
+            return None if pending else done(self.desk.no_member(worker, 0))
+        self.group.attach(worker, self.clock())
+        await self._flush()
+        if self.group.phase == OVER and not pending:
+            return done(self.desk.no_member(worker, 0))
+        current = self.group.rounds.current
+        if pending:
+            return None
+        if current is not None and worker in current.present:
+            return done(answers.opened(current))
+        return self.desk.wait(worker, None)
+
+    async def _publish(self, admitted: Admitted, hosted: Sequence[int]) -> Awaitable[Answer]:
+        publication, group = admitted.publication, self.group
+        worker, current = publication.worker, group.rounds.current
+        known = current is not None and worker in current.publications
+        verdict = group.offer(publication, self.clock())
+        if isinstance(verdict, Settled):
+            return done(self.desk.result(worker, hosted))
+        if isinstance(verdict, Parked):
+            return self.desk.wait(worker, None)
+        if verdict == OK:
+            future = self.desk.wait(worker, publication.round)
+            if not known:
+                await self._add(publication, admitted.blocks)
+            await self._flush()
+            return future
+        await self._flush()
+        return done(self._refused(publication, verdict))
+
+    async def _add(self, publication: Publication, blocks: Sequence[Block]) -> None:
+        self.metrics.received(sum(len(block.data) for block in blocks))
+        await self._compute(self._aggregator.add, publication, blocks)
+
+    def _refused(self, publication: Publication, code: ReplyCode) -> Answer:
+        worker, group = publication.worker, self.group
+        if code == LATE:
+            self.metrics.refused(code)
+            return answers.late(group, worker, publication.round)
+        if code in (EXPELLED, ENDED) or worker not in group.membership.workers:
+            return self.desk.no_member(worker, publication.round)
+        text = (
+            f"{ReplyCode.Name(code)}: publication for round {publication.round}, epoch {publication.epoch}; round "
+            f"{group.rounds.upcoming} of epoch {group.membership.epoch} is next"
+        )
+        self._log_refusal(worker, code, text)
+        return answers.reply(code, text, publication.round, answers.following_of(group, worker))
+
+    async def _refuse(self, worker: int, code: ReplyCode, text: str, round_: int, last: bool) -> Answer:
+        self._log_refusal(worker, code, text)
+        self.group.refuse(worker, self.clock())
+        await self._flush()
+        if worker not in self.group.membership.workers:
+            return self.desk.no_member(worker, round_)
+        return answers.reply(code, text, round_, answers.following_of(self.group, worker), last=last)
+
+    async def _detach(self, worker: int) -> None:
+        self.group.detach(worker, self.clock())
+        self.desk.forget(worker)
+
+    async def _leave(self, worker: int, reports: Mapping[int, bytes]) -> None:
+        self.reports.update(reports)
+        self.group.leave(worker, self.clock())
+        await self._flush(reports)
+
+    async def _stop(self, reason: str) -> None:
+        self.group.stop(reason[:256], self.clock())
+        await self._flush()
+
+    async def _tick(self) -> None:
+        now = self.clock()
+        if now - self._ticked > self.settings.heartbeat / 4:  # this process was held up, nobody could be heard
+            self.group.membership.forgive(now - self._ticked)
+        self._ticked = now
+        self.group.tick(now)
+        await self._flush()
+
+    # From decisions to answers.
+
+    async def _flush(self, reports: Mapping[int, bytes] | None = None) -> None:
+        """Keep what has happened, then tell everybody whom it concerns."""
+        events, version = self.group.take(), self.group.membership.version
+        if not events and version == self._version and not reports:
+            return
+        outcome: Outcome | None = None
+        for event in events:
+            if isinstance(event, Settled):
+                outcome = await self._compute(self._aggregator.finish, event)
+                self.desk.results = Results(self.settings, outcome)
+            elif isinstance(event, OpenRound):
+                self._aggregator = Aggregator(self.settings.rule, event.ids)
+        roll = self.group.roll() if version != self._version else None
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(
+            self._thread, self._store.save, self.group.course(), roll, self.agreed if roll else None, outcome, reports
+        )
+        self._version = version
+        for event in events:
+            self.desk.tell(event)
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def _log_refusal(self, worker: int, code: ReplyCode, text: str) -> None:
+        self.metrics.refused(code)
+        logger.warning("publication of worker %d refused: %s: %s", worker, ReplyCode.Name(code), text)
+
+    def _continue(self) -> None:
+        """Take up what the store holds."""
+        kept = self._store.load()
+        if kept is None:
+            return
+        self.agreed.update(kept.agreed)
+        self.reports = dict(kept.reports)
+        self.desk.results = Results(self.settings, kept.outcome) if kept.outcome else None
+        self.group.restore(kept.course, kept.roll, self.clock())
+        for event in self.group.take():
+            if isinstance(event, OpenRound):
+                self._aggregator = Aggregator(self.settings.rule, event.ids)
+        logger.warning(
+            "continuing run %s at round %d, epoch %d, with %d workers",
+            self.settings.run_id,
+            self.group.rounds.upcoming,
+            self.group.membership.epoch,
+            len(self.group.membership.workers),
+        )

@@ -1,0 +1,71 @@
+"""What is counted, for Prometheus and for the status; one registry for each coordinator."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from coordinator.service.rounds import Settled
+from protos.consensus_pb2 import OK, ReplyCode
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+
+
+class Metrics:
+    """Counts of one coordinator since it started."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.refusals: Tally[str] = Tally()
+        self.closed = 0
+        self.voided = 0
+        self.last_seconds = 0.0
+        registry = self.registry
+        self._rounds = Counter("consensus_rounds", "Rounds settled, by result.", ["result"], registry=registry)
+        self._seconds = Histogram(
+            "consensus_round_seconds", "From a round's opening to its end.", registry=registry, buckets=_SECONDS
+        )
+        self._waits = Counter(
+            "consensus_waited_seconds", "Seconds that the others waited for a peer.", ["peer"], registry=registry
+        )
+        self._refused = Counter("consensus_refused", "Refused, by reply code.", ["code"], registry=registry)
+        self._expelled = Counter("consensus_expelled", "Workers expelled.", registry=registry)
+        self._received = Counter("consensus_received_bytes", "Bytes of tensors accepted.", registry=registry)
+        self._sent = Counter("consensus_sent_bytes", "Bytes of tensors sent.", ["way"], registry=registry)
+        self.members = Gauge("consensus_members", "Peers that are members.", registry=registry)
+        self.epoch = Gauge("consensus_epoch", "Membership epoch.", registry=registry)
+        self.round = Gauge("consensus_round", "The open round, or the next to open.", registry=registry)
+        self.strangers = Counter("consensus_unauthenticated", "Calls turned away.", ["reason"], registry=registry)
+
+    def settled(self, settled: Settled) -> None:
+        """A round is over."""
+        closed = settled.code == OK
+        self.closed += closed
+        self.voided += not closed
+        self.last_seconds = settled.seconds
+        self._rounds.labels("closed" if closed else "void").inc()
+        self._seconds.observe(settled.seconds)
+        for worker, waited in settled.waited.items():
+            self._waits.labels(str(min(settled.members[worker]))).inc(waited)
+        for code in settled.answers.values():
+            if closed and code != OK:
+                self.refused(code)
+
+    def refused(self, code: ReplyCode) -> None:
+        """Something was refused."""
+        name = ReplyCode.Name(code)
+        self.refusals[name] += 1
+        self._refused.labels(name).inc()
+
+    def expelled(self) -> None:
+        """A worker was expelled."""
+        self._expelled.inc()
+
+    def received(self, size: int) -> None:
+        """Tensors were accepted."""
+        self._received.inc(size)
+
+    def sent(self, size: int, way: str) -> None:
+        """Tensors were sent, by "stream" or "shared"."""
+        self._sent.labels(way).inc(size)

@@ -1,0 +1,187 @@
+"""The exchange stream of one worker: frames in, frames out, one answer for each.
+
+    Attach -> Attached, then `opened` once a round is open for the worker (at once where it is a member)
+    Publish -> Result, Reply, or `opened` where no round was open for it: then it publishes again
+
+While a publication waits for its round, nothing more is read, so a peer that floods is held up by flow control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+
+from coordinator.service.answers import Answer
+from coordinator.service.auth import caller
+from coordinator.service.hub import Hub
+from coordinator.service.limits import Bucket
+from coordinator.service.membership import Gone, Worker
+from peers.exchange.shared import Segment
+from protos.consensus_pb2 import MALFORMED, TOO_FAST, TOO_LARGE, Attached, FrameHeader, ReplyCode, SharedOffer
+from protos.frames import Assembler, Frame, FrameError, FrameTooLargeError, encode
+from protos.tensors import NAMES, size_of
+
+logger = logging.getLogger(__name__)
+
+
+class Streams:
+    """All exchange streams; one for each worker: a new one takes the place of the one before."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._sessions: dict[int, Session] = {}
+
+    def handler(self) -> Any:
+        """For a gRPC server: raw bytes in both directions."""
+        stream = grpc.stream_stream_rpc_method_handler(self.stream)
+        return grpc.method_handlers_generic_handler("consensus.Exchange", {"Stream": stream})
+
+    def uses_shared(self, worker: int) -> bool:
+        """Whether a worker's payloads go through shared memory."""
+        session = self._sessions.get(worker)
+        return session is not None and session.segment is not None
+
+    async def stream(self, _requests: Any, context: Any) -> None:
+        """Serve one stream until either side ends it."""
+        worker = caller(self._hub, context)
+        earlier = self._sessions.get(worker.number)
+        if earlier is not None:
+            earlier.replace()
+        session = Session(self._hub, worker, context)
+        self._sessions[worker.number] = session
+        try:
+            await session.serve()
+        finally:
+            session.close()
+            if self._sessions.get(worker.number) is session:
+                del self._sessions[worker.number]
+                await self._hub.detach(worker.number)
+
+
+class Session:
+    """One stream.
+
+    Args:
+        hub: the run.
+        worker: whose stream it is.
+        context: gRPC's.
+    """
+
+    def __init__(self, hub: Hub, worker: Worker | Gone, context: Any) -> None:
+        self.segment: Segment | None = None
+        self._hub = hub
+        self._number = worker.number
+        self._hosted = tuple(sorted(worker.peers))
+        self._context = context
+        self._replaced = asyncio.Event()
+        one = size_of(NAMES["float32"], *hub.settings.shape)
+        self._limit = one if hub.settings.rule.kind == "sum" else one * len(self._hosted)
+        self._assembler = Assembler(self._limit)
+        rate = hub.settings.messages_per_second
+        self._bucket = Bucket(rate, rate, hub.clock())
+
+    def replace(self) -> None:
+        """Another stream of the same worker takes over."""
+        self._replaced.set()
+
+    def close(self) -> None:
+        """Let the shared memory go."""
+        if self.segment is not None:
+            self.segment.close()
+            self.segment = None
+
+    async def serve(self) -> None:
+        """Answer frames until the peer ends the stream, all has been said, or another stream takes over."""
+        replaced = asyncio.ensure_future(self._replaced.wait())
+        answering = asyncio.ensure_future(self._run())
+        try:
+            await asyncio.wait([replaced, answering], return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                await self._context.abort(grpc.StatusCode.ABORTED, "another stream of this worker took over")
+            answering.result()
+        finally:
+            replaced.cancel()
+            answering.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            message = await self._context.read()
+            if message is grpc.aio.EOF:
+                return
+            answer = await self._answer(message)
+            if answer is None:
+                continue
+            await self._write(answer)
+            if answer.last:
+                return
+
+    async def _answer(self, message: bytes) -> Answer | None:
+        """What a message is answered; None while its frame is incomplete, or where all has been said."""
+        if self._bucket.take(self._hub.clock()):
+            return await self._refuse(TOO_FAST, "more messages in a second than this coordinator takes")
+        try:
+            frame = self._assembler.feed(message)
+            if frame is None:
+                return None
+            if frame.kind == "attach":
+                return await self._attach(frame)
+            if frame.kind != "publish":
+                raise FrameError(f"attach or publish was due, not {frame.kind}")
+            return await self._hub.publish(self._number, self._hosted, self._fetched(frame))
+        except FrameTooLargeError as exc:
+            return await self._refuse(TOO_LARGE, str(exc), last=True)
+        except FrameError as exc:
+            return await self._refuse(MALFORMED, str(exc), last=True)
+
+    async def _refuse(self, code: ReplyCode, text: str, *, last: bool = False) -> Answer:
+        return await self._hub.refuse(self._number, code, text, last=last)
+
+    async def _attach(self, frame: Frame) -> Answer | None:
+        attach = frame.header.attach
+        note = ""
+        if attach.HasField("shared"):
+            note = self._share(attach.shared)
+        first = await self._hub.attach(self._number, pending=attach.pending)
+        attached = FrameHeader(attached=Attached(shared=self.segment is not None, note=note))
+        for message in encode(attached):
+            await self._context.write(message)
+        return None if first is None else await first
+
+    def _share(self, offer: SharedOffer) -> str:
+        """Map an offered segment; why not, where it cannot be."""
+        self.close()
+        if not self._hub.settings.shared_memory:
+            return "the coordinator's settings do not allow it"
+        if offer.up > self._limit or offer.down > self._hub.settings.payload_limit or min(offer.up, offer.down) < 32:
+            return f"{offer.up} + {offer.down} bytes do not fit this run"
+        try:
+            self.segment = Segment.open(offer.name, offer.up, offer.down, offer.nonce)
+        except (OSError, ValueError) as exc:
+            logger.info("worker %d: no shared memory: %s", self._number, exc)
+            return "the segment cannot be mapped here: another host, user or container"
+        return ""
+
+    def _fetched(self, frame: Frame) -> Frame:
+        """The frame with its payload, where that lies in shared memory: a copy, judged and used as it is now."""
+        if not frame.header.in_shared:
+            return frame
+        if self.segment is None:
+            raise FrameError("the payload is said to lie in shared memory, but no segment is shared")
+        try:
+            return Frame(frame.header, self.segment.read(frame.header.payload, answer=False))
+        except ValueError as exc:
+            raise FrameTooLargeError(str(exc)) from exc
+
+    async def _write(self, answer: Answer) -> None:
+        messages = answer.messages
+        segment = self.segment
+        shared = segment is not None and 0 < answer.size <= segment.down
+        if segment is not None and shared:
+            segment.write(answer.payload, answer=True)
+            messages = answer.in_shared()
+        self._hub.metrics.sent(answer.size, "shared" if shared else "stream")
+        for message in messages:
+            await self._context.write(message)

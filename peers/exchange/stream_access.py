@@ -1,0 +1,115 @@
+"""How a peer reaches a coordinator: address, secrets, certificates; and why it cannot, in words for its operator."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from peers.errors import ConfigError
+from protos.frames import CHUNK, HEADER_LIMIT, PREFIX
+
+FRAME_BYTES = 16 * 1024 * 1024 - 1
+PATIENCE = 5.0
+"""Seconds that a diagnosis may take."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where a coordinator is, and what opens it.
+
+    Attributes:
+        address: HOST:PORT.
+        token: the group's secret; None where the coordinator asks for none.
+        ca: PEM file of the authority that signed the coordinator's certificate; None is plain text.
+        certificate: PEM file of the peer's own certificate, for mutual TLS.
+        key: PEM file of its private key.
+    """
+
+    address: str
+    token: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+    def channel(self, keepalive: float = 10.0) -> Any:
+        """A gRPC channel with a connection of its own.
+
+        Args:
+            keepalive: seconds between two signs of life on an idle connection.
+
+        Raises:
+            ConfigError: a certificate cannot be read.
+        """
+        options = [
+            ("grpc.max_receive_message_length", -1),  # the coordinator is trusted, and bounds its frames itself
+            ("grpc.max_send_message_length", max(CHUNK + HEADER_LIMIT + PREFIX.size, FRAME_BYTES)),
+            ("grpc.http2.max_frame_size", FRAME_BYTES),
+            ("grpc.keepalive_time_ms", int(max(1.0, keepalive) * 1000)),
+            ("grpc.keepalive_timeout_ms", int(max(1.0, keepalive) * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 250),  # a coordinator that is back waits for no more than a heartbeat
+            ("grpc.enable_http_proxy", 0),
+        ]
+        if self.ca is None:
+            return grpc.insecure_channel(self.address, options)
+        credentials = grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
+        return grpc.secure_channel(self.address, credentials, options)
+
+    def metadata(self, bearer: str | None = None) -> tuple[tuple[str, str], ...]:
+        """What a call carries: a worker's bearer, or the group's token."""
+        secret = bearer if bearer is not None else self.token
+        return () if secret is None else (("authorization", f"Bearer {secret}"),)
+
+    def diagnose(self) -> tuple[str, bool]:
+        """Why the coordinator cannot be reached.
+
+        Returns:
+            a sentence for the operator, and whether trying again is pointless.
+        """
+        host, _, port = self.address.rpartition(":")
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as plain:
+                plain.settimeout(PATIENCE)
+                return self._shake_hands(plain, host.strip("[]"))
+        except (OSError, ValueError) as exc:
+            return f"nothing answers at {self.address}: {exc}", False
+
+    def _shake_hands(self, plain: socket.socket, host: str) -> tuple[str, bool]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_alpn_protocols(["h2"])
+        if self.ca is None:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        else:
+            context.load_verify_locations(self.ca)
+        try:
+            with context.wrap_socket(plain, server_hostname=host):
+                pass
+        except ssl.SSLCertVerificationError as exc:
+            text = f"the coordinator's certificate is not one of the authority in {self.ca}: {exc.verify_message}"
+            return f"{text}; give the ca.pem that belongs to it, and the host name it was made for", True
+        except OSError as exc:
+            if self.ca is None:
+                return f"{self.address} is open, but did not answer in time", False
+            return f"{self.address} does not speak TLS ({exc}): turn TLS on there, or leave the certificates out", True
+        if self.ca is None:
+            return f"the coordinator at {self.address} speaks TLS: give its authority's certificate (ca.pem)", True
+        if self.certificate is None:
+            return f"{self.address} speaks TLS and ends the connection: it may ask for a peer's certificate", False
+        return f"{self.address} speaks TLS and ends the connection: it may not accept {self.certificate}", False
+
+
+def _read(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"certificate {path} cannot be read: {exc}; make one with `coordinator certs`") from exc

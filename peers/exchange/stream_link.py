@@ -1,0 +1,242 @@
+"""The stream of one worker, kept up by a thread of its own: it reconnects, says hello again, and repeats what is open.
+
+A publication is under way from `publish` until its answer has come; if the stream breaks meanwhile, or the coordinator
+dies and comes back, it is sent again, the same bytes. The coordinator knows it by its checksum.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+
+from peers.exchange.shared import Segment
+from peers.exchange.stream_access import Access
+from protos.consensus_pb2 import ENDED, EXPELLED, Attach, FrameHeader, Next, Reply, SharedOffer, Ticket
+from protos.frames import Assembler, Buffer, Frame, FrameError, encode
+
+FINAL = (EXPELLED, ENDED)
+SLOWEST = 1.0
+"""Seconds between two tries at most: a coordinator that is back waits one heartbeat period for its workers."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The coordinator is gone for longer than the join window, or speaks another language."""
+
+    text: str
+
+
+Arrival: TypeAlias = Frame | Lost
+
+
+@dataclass
+class Underway:
+    """A publication that has no answer yet."""
+
+    header: FrameHeader
+    payload: Sequence[Buffer]
+
+
+class Link:
+    """The stream of one membership.
+
+    Args:
+        access: where the coordinator is.
+        channel: to it; the owner closes it after the link.
+        ticket: of the membership.
+        room: bytes to share with a coordinator on this host, up and down; None for the stream alone.
+    """
+
+    def __init__(self, access: Access, channel: Any, ticket: Ticket, room: tuple[int, int] | None) -> None:
+        self.arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+        self.shares = False
+        self._metadata = access.metadata(ticket.bearer)
+        self._stub = channel.stream_stream("/consensus.Exchange/Stream")
+        self._address = access.address
+        self._limit = ticket.payload_limit
+        self._window = ticket.join_window
+        self._slowest = min(SLOWEST, ticket.heartbeat / 4)
+        self._room = room
+        self._segment: Segment | None = None
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._outbox: queue.SimpleQueue[bytes | None] | None = None
+        self._call: Any = None
+        self._underway: Underway | None = None
+        self._begun = False
+        self._thread = threading.Thread(target=self._run, name="consensus-stream", daemon=True)
+        self._thread.start()
+
+    def publish(self, header: FrameHeader, payload: Sequence[Buffer]) -> None:
+        """Send a publication, now or as soon as the stream stands; the buffers must not change until its answer."""
+        with self._lock:
+            self._underway = Underway(header, payload)
+            if self._outbox is not None:
+                self._send(self._outbox)
+
+    def close(self) -> None:
+        """End the stream and the thread; any number of times."""
+        self._closed.set()
+        with self._lock:
+            call = self._call
+        if call is not None:
+            call.cancel()
+        self._thread.join(10.0)
+        self._unshare()
+
+    def _run(self) -> None:
+        down: float | None = None
+        tries = 0
+        while not self._closed.is_set():
+            ended, heard = self._stream()
+            if ended or self._closed.is_set():
+                return
+            now = time.monotonic()
+            down, tries = (now, 0) if heard or down is None else (down, tries + 1)
+            if now - down > self._window:
+                text = f"the coordinator at {self._address} did not come back within {self._window} s"
+                self.arrivals.put(Lost(text))
+                return
+            if tries == 0:
+                logger.warning("the stream to %s broke; connecting again", self._address)
+            pause = min(self._slowest, 0.05 * 2 ** min(tries, 10))
+            self._closed.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads the load, no secret
+
+    def _stream(self) -> tuple[bool, bool]:
+        """One stream, from hello to its end: whether nothing more will come, and whether it stood at all."""
+        outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        assembler = Assembler(self._limit)
+        heard = False
+        try:
+            for message in self._hello(outbox):
+                outbox.put(message)
+            call = self._stub(iter(outbox.get, None), metadata=self._metadata)
+            with self._lock:
+                self._call = call
+            if self._closed.is_set():
+                call.cancel()
+            for message in call:
+                heard = True
+                frame = assembler.feed(message)
+                if frame is not None and self._take(frame, outbox):
+                    return True, heard
+            return False, heard
+        except grpc.RpcError as exc:
+            return self._judge(exc), heard
+        except (FrameError, ValueError) as exc:
+            self.arrivals.put(Lost(f"the coordinator at {self._address} sent what is no frame: {exc}"))
+            return True, heard
+        finally:
+            outbox.put(None)
+            with self._lock:
+                self._outbox = None
+            self._unshare()
+
+    def _hello(self, outbox: queue.SimpleQueue[bytes | None]) -> list[bytes]:
+        attach = Attach(pending=self._begun)
+        if self._room is not None:
+            try:
+                self._segment, nonce = Segment.create(*self._room)
+                offer = SharedOffer(name=self._segment.name, up=self._room[0], down=self._room[1], nonce=nonce)
+                attach.shared.CopyFrom(offer)
+            except OSError as exc:
+                logger.info("no shared memory on this host, the stream carries everything: %s", exc)
+                self._room = None
+        return encode(FrameHeader(attach=attach))
+
+    def _judge(self, error: Any) -> bool:
+        """What a broken stream means: whether trying again is pointless."""
+        code = error.code()
+        if self._closed.is_set():
+            return True
+        if code == grpc.StatusCode.UNAUTHENTICATED:
+            text = "the coordinator does not know this worker any more"
+            self.arrivals.put(Frame(FrameHeader(reply=Reply(code=EXPELLED, text=text))))
+            return True
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            self.arrivals.put(Lost(f"the coordinator at {self._address} refused the stream: {error.details()}"))
+            return True
+        logger.info("stream to %s: %s: %s", self._address, code, error.details())
+        return False
+
+    def _take(self, frame: Frame, outbox: queue.SimpleQueue[bytes | None]) -> bool:
+        """Handle a frame of the coordinator; whether it was the last that will ever come."""
+        kind = frame.kind
+        if kind == "attached":
+            self._attached(frame, outbox)
+        elif kind == "opened":
+            self._opened(frame.header.opened, frame, outbox)
+        elif kind in ("result", "reply"):
+            with self._lock:
+                self._underway = None
+            self.arrivals.put(self._fetched(frame))
+            return kind == "reply" and frame.header.reply.code in FINAL
+        else:
+            raise FrameError(f"a {kind} is nothing that a coordinator sends")
+        return False
+
+    def _attached(self, frame: Frame, outbox: queue.SimpleQueue[bytes | None]) -> None:
+        said = frame.header.attached
+        if self._segment is not None:
+            self._segment.unlink()
+            self.shares = said.shared
+            if not said.shared:
+                logger.info("no shared memory with the coordinator, the stream carries everything: %s", said.note)
+                self._unshare()
+                self._room = None
+        with self._lock:
+            self._outbox = outbox
+            if self._underway is not None:
+                self._send(outbox)
+
+    def _opened(self, opened: Next, frame: Frame, outbox: queue.SimpleQueue[bytes | None]) -> None:
+        """A round is open: for the first time, or at last, for a publication that came before it."""
+        with self._lock:
+            first, self._begun = not self._begun, True
+            underway = self._underway
+            if underway is not None and underway.header.publish.round == opened.round:
+                underway.header.publish.epoch = opened.epoch
+                self._send(outbox)
+                return
+            self._underway = None
+        if first or underway is not None:
+            self.arrivals.put(frame)
+
+    def _send(self, outbox: queue.SimpleQueue[bytes | None]) -> None:
+        """Send what is under way; the lock is held."""
+        underway = self._underway
+        assert underway is not None  # noqa: S101  # all callers have looked
+        header = FrameHeader()
+        header.CopyFrom(underway.header)
+        size = sum(len(part) for part in underway.payload)
+        if self._segment is not None and self.shares and 0 < size <= self._segment.up:
+            self._segment.write(underway.payload, answer=False)
+            header.in_shared, header.payload = True, size
+            messages = encode(header)
+        else:
+            messages = encode(header, underway.payload)
+        for message in messages:
+            outbox.put(message)
+
+    def _fetched(self, frame: Frame) -> Frame:
+        if not frame.header.in_shared:
+            return frame
+        if self._segment is None:
+            raise FrameError("the payload is said to lie in shared memory, but no segment is shared")
+        return Frame(frame.header, self._segment.read(frame.header.payload, answer=True))
+
+    def _unshare(self) -> None:
+        with self._lock:
+            segment, self._segment, self.shares = self._segment, None, False
+        if segment is not None:
+            segment.close()

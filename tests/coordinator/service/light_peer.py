@@ -1,0 +1,100 @@
+"""A light peer as a process: publishes random outputs until the run ends, writes down each outcome as a JSON line.
+
+Rejoins when it is expelled. Used by tests that kill and stop processes, and by the benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any, TextIO
+
+import numpy as np
+
+from peers.exchange.stream import StreamClient
+from peers.exchange.stream_access import Access
+from peers.exchange.stream_outcomes import (
+    Admission,
+    Ended,
+    Expelled,
+    Late,
+    Outcome,
+    PeerWish,
+    RoundResult,
+    Void,
+    WorkerInfo,
+)
+
+
+def outputs(peer: int, round_: int, shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """What a light peer publishes: cheap, and different for each peer and round."""
+    return np.full(shape, np.float32(peer + 1) / (round_ + 1), np.float32)
+
+
+def batch(round_: int) -> bytes:
+    """The batch digest of a round."""
+    return round_.to_bytes(16, "little")
+
+
+def told(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as a JSON object."""
+    line: dict[str, Any] = {"kind": type(outcome).__name__, "at": time.time()}
+    if isinstance(outcome, RoundResult):
+        return {
+            **line,
+            "round": outcome.round,
+            "epoch": outcome.epoch,
+            "contributors": outcome.contributors,
+            "digest": outcome.digest.hex(),
+        }
+    if isinstance(outcome, Late):
+        return {**line, "round": outcome.round}
+    if isinstance(outcome, Void):
+        return {**line, "round": outcome.round, "reason": outcome.reason}
+    return {**line, "reason": outcome.reason}
+
+
+def live(client: StreamClient, admission: Admission, shape: tuple[int, int], pause: float, out: TextIO) -> Outcome:
+    """Publish round after round until the membership ends; the outcome that ended it."""
+    round_ = admission.first_round
+    while True:
+        client.publish(round_, {peer: outputs(peer, round_, shape) for peer in admission.peers}, batch(round_))
+        outcome = client.result()
+        out.write(json.dumps(told(outcome)) + "\n")
+        out.flush()
+        if isinstance(outcome, Expelled | Ended):
+            return outcome
+        round_ = outcome.next_round
+        if pause:
+            time.sleep(pause)
+
+
+def main() -> None:
+    """Live as long as the run lasts."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("address")
+    parser.add_argument("out")
+    parser.add_argument("--peer", type=int, default=None)
+    parser.add_argument("--shape", type=int, nargs=2, default=(4, 8))
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--stream", action="store_true")
+    given = parser.parse_args()
+    shape = (given.shape[0], given.shape[1])
+    client = StreamClient(Access(given.address), shared=not given.stream)
+    info = WorkerInfo("run", (PeerWish(given.peer),), shape)
+    with open(given.out, "a") as out:
+        while True:
+            admission = client.join(info)
+            joined = {"kind": "joined", "peers": admission.peers, "incarnations": admission.incarnations}
+            out.write(json.dumps({**joined, "round": admission.first_round}) + "\n")
+            out.flush()
+            if isinstance(live(client, admission, shape, given.pause, out), Ended):
+                break
+        client.leave(dict.fromkeys(admission.peers, b'{"light": true}'))
+        client.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
