@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import sys
 from collections.abc import Sequence
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from peers.errors import PeersError
+
+if TYPE_CHECKING:
+    from peers.exchange.stream_access import Access
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,22 +28,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="coordinator", description="Runs groups of peers that learn by consensus.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    launch = commands.add_parser("launch", help="start a run, watch it, print its results")
-    launch.add_argument("config", metavar="CONFIG", help="YAML configuration, e.g. deploy/local.yaml")
-    launch.add_argument(
+    _add_launch(commands.add_parser("launch", help="start a run, watch it, print its results"))
+    _add_serve(commands.add_parser("serve", help="run the service that closes rounds, for workers started by hand"))
+    _add_status(commands.add_parser("status", help="show what a coordinator's group is doing"))
+    _add_stop(commands.add_parser("stop", help="end a coordinator's run, for all its peers"))
+    _add_certs(commands.add_parser("certs", help="make certificates for a coordinator beyond this machine"))
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="YAML configuration, e.g. deploy/local.yaml")
+    parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one value, e.g. run.seed=1; repeatable"
     )
-    launch.add_argument("--dry-run", action="store_true", help="print what would be started, and stop")
-    existing = launch.add_mutually_exclusive_group()
+
+
+def _add_launch(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be started, and stop")
+    existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--resume", choices=["auto", "never"], default="never", help="auto: continue from the newest common checkpoint"
     )
     existing.add_argument("--overwrite", action="store_true", help="delete the run if it exists")
-    launch.set_defaults(run=_launch)
-    return parser
+    parser.set_defaults(run=_launch)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--bind", metavar="HOST:PORT", help="instead of coordinator.bind; port 0 takes a free one")
+    parser.add_argument("--address-file", metavar="FILE", help="gets HOST:PORT as soon as the coordinator listens")
+    parser.add_argument("--state", metavar="DIR", help="instead of coordinator.state")
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.set_defaults(run=_serve)
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDRESS", help="HOST:PORT of the coordinator")
+    parser.add_argument("--certs", metavar="DIR", help="folder made by `coordinator certs`, where TLS is on")
+    parser.add_argument("--mutual", action="store_true", help="show the peer's certificate of that folder")
+    parser.add_argument("--token-file", metavar="FILE", help="group's secret; by default environment PEERS_TOKEN")
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    _add_access(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON, a line for each state")
+    parser.add_argument("--watch", action="store_true", help="again whenever it changes, until the coordinator ends")
+    parser.set_defaults(run=_status)
+
+
+def _add_stop(parser: argparse.ArgumentParser) -> None:
+    _add_access(parser)
+    parser.add_argument("--reason", default="stopped by `coordinator stop`", help="for the peers and their logs")
+    parser.set_defaults(run=_stop)
+
+
+def _add_certs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="where they are written; must not hold any yet")
+    parser.add_argument(
+        "--host",
+        metavar="NAME",
+        action="append",
+        required=True,
+        help="name or address by which peers reach the coordinator; repeatable",
+    )
+    parser.set_defaults(run=_certs)
 
 
 def _launch(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from coordinator.launch.plan import make_plan
     from peers import configfile
     from peers.runfolder import Existing
@@ -52,3 +110,67 @@ def _launch(options: argparse.Namespace) -> int:
 
     existing: Existing = "overwrite" if options.overwrite else "resume" if options.resume == "auto" else "refuse"
     return run_plan(plan, existing, Console(highlight=False))
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from coordinator.service.fromconfig import settings_of
+    from coordinator.service.server import serve
+    from peers import configfile
+    from peers.process import end_with_parent
+
+    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s coordinator: %(message)s")
+    end_with_parent()
+    config = configfile.load(options.config, options.set)
+    return serve(settings_of(config, bind=options.bind, state=options.state), options.address_file)
+
+
+def _access(options: argparse.Namespace) -> Access:
+    from peers.configfile import parse
+    from peers.credentials import access
+
+    secrets = {"certs": options.certs, "mutual": options.mutual, "token_file": options.token_file}
+    return access(parse({"security": secrets}), options.address)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.live import Live
+
+    from coordinator import console
+
+    where = _access(options)
+    states = console.watched(where) if options.watch else iter([console.current(where)])
+    if options.json:
+        for state in states:
+            sys.stdout.write(json.dumps(console.as_json(state)) + "\n")
+            sys.stdout.flush()
+        return 0
+    screen = Console(highlight=False)
+    if not (options.watch and screen.is_terminal):
+        for state in states:
+            screen.print(console.picture(state))
+        return 0
+    with Live(console=screen) as live:
+        for state in states:
+            live.update(console.picture(state), refresh=True)
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from coordinator import console
+
+    console.stop(_access(options), options.reason)
+    return 0
+
+
+def _certs(options: argparse.Namespace) -> int:
+    from coordinator.security import make_certs
+
+    made = make_certs(options.folder, options.host)
+    for path in vars(made).values():
+        sys.stdout.write(f"{path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

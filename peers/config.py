@@ -122,7 +122,10 @@ class GroupConfig(Section):
     )
     peers_per_worker: int = Field(1, ge=1, le=4096, description="Peers that one worker hosts; a single process: all.")
     threads: int | None = Field(
-        None, ge=1, description="Compute threads of a peer on CPU. Default: cores of the host / its peers, at least 1."
+        None,
+        ge=1,
+        description="Compute threads of a peer on CPU. Default: cores of the host / its peers; 1 for workers that are "
+        "started by hand for a coordinator.",
     )
 
 
@@ -132,10 +135,35 @@ class ExchangeConfig(Section):
     kind: Literal["auto", "collective", "coordinator", "inprocess"] = Field(
         "auto", description="auto: inprocess for one worker, collective for several."
     )
-    wire: Literal["float32", "bf16"] = Field("float32", description="Publications as they travel; sums are float32.")
+    wire: Literal["float32", "bf16", "float16"] = Field(
+        "float32", description="Publications as they travel; sums are float32."
+    )
     heartbeat: float = Field(5.0, gt=0, description="A member silent for this long is gone.")
     round_deadline: float = Field(60.0, gt=0, description="Longest wait of a round for its slowest member.")
     join_window: float = Field(600.0, gt=0, description="Longest wait for the group to form, and to part.")
+    address: str | None = Field(None, description="HOST:PORT of the coordinator, for workers started by hand.")
+    shared_memory: bool = Field(True, description="Payloads through shared memory on the coordinator's own host.")
+
+
+class CoordinatorConfig(Section):
+    """The service that closes rounds, for exchange.kind coordinator."""
+
+    bind: str = Field("127.0.0.1:0", description="HOST:PORT to listen on; port 0 takes a free one.")
+    state: str | None = Field(None, description="Folder of its store. Default: `coordinator` in the run's folder.")
+    min_peers: int = Field(2, ge=2, description="Fewest peers that a round may have; below, the group waits.")
+    quorum: float = Field(0.5, gt=0, le=1, description="Share of a round's peers that suffices at its deadline.")
+    max_peers: int = Field(256, ge=2, le=4096, description="Most peers at a time.")
+    norm_bound: float = Field(1e6, gt=0, description="Largest root mean square of one peer's outputs.")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of Prometheus metrics; 0: a free one.")
+
+
+class SecurityConfig(Section):
+    """Who may talk to the coordinator. Beyond loopback it refuses to start without certificates and a token."""
+
+    certs: str | None = Field(None, description="Folder made by `coordinator certs`; turns TLS on, on both sides.")
+    mutual: bool = Field(False, description="Peers must show the certificate of `certs`, too.")
+    token_file: str | None = Field(None, description="File with the group's secret. Default: environment PEERS_TOKEN.")
+    insecure: bool = Field(False, description="Listen beyond loopback without them; for a network that you trust.")
 
 
 class ProbeConfig(Section):
@@ -188,6 +216,8 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     group: GroupConfig = GroupConfig()
     exchange: ExchangeConfig = ExchangeConfig()
+    coordinator: CoordinatorConfig = CoordinatorConfig()
+    security: SecurityConfig = SecurityConfig()
     probe: ProbeConfig = ProbeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     metrics: MetricsConfig = MetricsConfig()

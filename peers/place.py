@@ -67,6 +67,8 @@ def with_group(config: Config, place: Place) -> Config:
     peers = config.group.peers
     if peers is None:
         peers = place.world * per_worker if place.world > 1 else DEFAULT_PEERS
+    if config.exchange.kind == "coordinator":
+        return updated(config, group={"peers": peers})
     if place.world == 1:
         return updated(config, group={"peers": peers, "peers_per_worker": peers})
     needed = -(-peers // per_worker)
@@ -110,3 +112,12 @@ def device_of(config: Config, place: Place) -> torch.device:
     device = torch.device("cuda", place.local_rank)
     torch.cuda.set_device(device)
     return device
+
+
+def compute_threads(wanted: int | None, peers_on_host: int) -> int:
+    """Compute threads of one peer: as configured, or the host's cores shared out among its peers.
+
+    It follows from the number of peers on the host alone, not from how they are packed into workers, so that every
+    packing does the same arithmetic.
+    """
+    return wanted or max(1, len(os.sched_getaffinity(0)) // peers_on_host)

@@ -7,9 +7,13 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 from peers.place import Place
+
+PARENT_VARIABLE = "PEERS_PARENT"
+"""Set by a launcher for the processes that are to end with it."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +50,14 @@ def set_up_logging(place: Place) -> None:
     )
 
 
+def log_to_file(path: Path) -> None:
+    """Log to a file too, in the same format."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.getLogger().handlers[0].formatter)
+    logging.getLogger().addHandler(handler)
+
+
 def end_with_parent() -> None:
-    """Under an agent, ask the kernel for a SIGTERM when the agent dies: no orphan goes on writing to the run."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+    """Under a launcher, ask the kernel for a SIGTERM when it dies: no orphan goes on writing to the run."""
+    if ("TORCHELASTIC_RUN_ID" in os.environ or PARENT_VARIABLE in os.environ) and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -78,6 +78,18 @@ class RunFolder:
         """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             self._take_over(existing)
+        self._make(config)
+
+    def enter(self, config: Config) -> None:
+        """Make the folder if it is not there: a worker of an elastic group may be the first, or come to others.
+
+        Raises:
+            RunFolderError: it cannot be written.
+        """
+        if not self.config.is_file():
+            self._make(config)
+
+    def _make(self, config: Config) -> None:
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
             write_atomically(self.config, dump(config).encode())

@@ -35,7 +35,7 @@ def summarize(config: Config, exchange: str, rounds: int, pixels: Scores, report
     return {
         "run": run_name(config),
         "seed": config.run.seed,
-        "peers": config.group.peers,
+        "peers": len(per_peer),
         "rounds": rounds,
         "exchange": exchange,
         "seconds": max(report["seconds"] for report in per_peer),

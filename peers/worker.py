@@ -12,79 +12,174 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from peers import configfile, summary
+from peers.checkpoint import Checkpoints
 from peers.config import Config
-from peers.crew import Crew, compute_threads
+from peers.crew import Crew
 from peers.draws import Rule
-from peers.errors import PeersError
-from peers.exchange.base import Exchange, Hello
+from peers.errors import ConfigError, PeersError
+from peers.exchange.base import Exchange, Hello, Ticket
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.inprocess import InProcessGroup
 from peers.metrics import Recorder, forget_after
 from peers.peer import Peer
-from peers.place import Place, device_of, hosted, with_group
+from peers.place import Place, compute_threads, device_of, hosted, with_group
 from peers.preflight import check, saved_rounds
-from peers.process import StopSignal, end_with_parent, set_up_logging
-from peers.runfolder import Existing, PeerLock
+from peers.process import StopSignal, end_with_parent, log_to_file, set_up_logging
+from peers.runfolder import Existing, PeerLock, run_name
 from peers.trainer import Trainer
 
 logger = logging.getLogger("peers.worker")
 
 
-@dataclass
+@dataclass(frozen=True)
+class Membership:
+    """How a worker meets its group.
+
+    Attributes:
+        ids: peers that it hosts, or wishes to host.
+        any_id: the ids are only a number of peers; the coordinator gives the real ones.
+    """
+
+    ids: tuple[int, ...]
+    any_id: bool = False
+
+
 class Worker:
-    """The parts of one worker, made in the order in which they can fail, cheapest first."""
+    """The parts of one worker, made in the order in which they can fail, cheapest first.
 
-    config: Config
-    place: Place
-    existing: Existing
-    stop: StopSignal
-    probes: dict[int, dict[str, Any]] = field(default_factory=dict)
-    spent: float = 0.0
+    Args:
+        config: with `group.peers` settled.
+        place: among the other workers.
+        existing: what to do with a run that is already there.
+        membership: which peers it hosts.
+        stop: tells whether it was asked to stop.
+    """
 
-    def __post_init__(self) -> None:
-        config = self.config
-        self.device = device_of(config, self.place)
+    def __init__(
+        self, config: Config, place: Place, existing: Existing, membership: Membership, stop: StopSignal
+    ) -> None:
+        self.config, self.place, self.existing = config, place, existing
+        self.membership, self.stop = membership, stop
+        self.device = device_of(config, place)
         self.grounds = check(config, self.device)
-        if self.lead:
-            self.grounds.folder.prepare(config, self.existing)
-        ids = hosted(config, self.place)
-        self.checkpoints = {peer: self.grounds.checkpoints(config, peer) for peer in ids}
+        self.folder = self.grounds.folder
+        if config.exchange.kind == "coordinator":
+            self.folder.enter(config)
+        elif place.rank == 0:
+            self.folder.prepare(config, existing)
+        ids = membership.ids
         self.saved: dict[int, tuple[int, ...]] = dict.fromkeys(ids, ())
-        if self.existing == "resume":
+        if existing == "resume" and not membership.any_id:
             self.saved = saved_rounds(config, self.grounds, ids)
-        self.peers = [Peer(config, i, self.grounds.data.shape, self.grounds.rounds, self.device) for i in ids]
-        threads = compute_threads(config.group.threads, len(ids) * self.place.local_world)
-        self.crew = Crew(len(ids), self.device, threads, self.place.local_world)
+        threads = compute_threads(config.group.threads, len(ids) * place.local_world)
+        if config.exchange.kind == "coordinator":
+            threads = config.group.threads or 1  # others may share the host, and this worker cannot know
+        self.crew = Crew(len(ids), self.device, threads, place.local_world)
         self.exchange, self.kind = self._exchange()
-
-    @property
-    def lead(self) -> bool:
-        """Whether this worker speaks for the run: it makes the folder and writes the summary."""
-        return self.place.rank == 0
+        self.peers: list[Peer] = []
+        self.spent = 0.0
+        self.live_before: dict[int, float] = {}
 
     def run(self) -> None:
-        """Judge, join, train, judge again, leave."""
-        ids = [peer.id for peer in self.peers]
-        logger.info("process %d hosts peers %s on %s", os.getpid(), ids, self.device)
-        self._judge_before()
+        """Join, train, judge, leave."""
         ticket = self.exchange.join(self._hello())
-        locks = [PeerLock(self.grounds.folder, i) for i in ids]
-        self._log_to_file()
-        self._restore(ticket.first_round)
-        self._train(ticket.first_round)
+        ids = sorted(ticket.incarnations)
+        logger.info("process %d hosts peers %s of %s on %s", os.getpid(), ids, list(ticket.members), self.device)
+        locks = [PeerLock(self.folder, i) for i in ids]
+        log_to_file(self.folder.logs / f"worker-{ids[0] if self.exchange.elastic else self.place.rank}.log")
+        self.peers = [self._peer(i, ticket) for i in ids]
+        first = self._restore(ticket)
+        self._train(first)
         for lock in locks:
             lock.release()
 
-    def _train(self, first: int) -> None:
-        recorder = Recorder(
-            self.grounds.folder, [peer.id for peer in self.peers], first, self.config.metrics.tensorboard
+    def close(self) -> None:
+        """Release threads and sockets."""
+        self.crew.close()
+        self.exchange.close()
+
+    def _peer(self, peer: int, ticket: Ticket) -> Peer:
+        """A peer, as the incarnation that its checkpoint remembers, or as the one that it was admitted as."""
+        incarnation = ticket.incarnations[peer]
+        if self.saved.get(peer):
+            incarnation = self._checkpoints(peer).record(self.saved[peer][-1])["incarnation"]
+        data = self.grounds.data
+        return Peer(self.config, peer, data.shape, self.grounds.rounds, self.device, incarnation)
+
+    def _checkpoints(self, peer: int) -> Checkpoints:
+        return self.grounds.checkpoints(self.config, peer)
+
+    def _exchange(self) -> tuple[Exchange, str]:
+        times = self.config.exchange
+        if times.kind == "coordinator":
+            return self._coordinated(), "coordinator"
+        if times.kind == "inprocess" or (times.kind == "auto" and self.place.world == 1):
+            group = InProcessGroup(1, round_deadline=times.round_deadline, join_window=times.join_window)
+            return group.exchange(), "inprocess"
+        collective = CollectiveExchange(self.device, round_deadline=times.round_deadline, join_window=times.join_window)
+        return collective, "collective"
+
+    def _coordinated(self) -> Exchange:
+        from peers.credentials import access  # imports gRPC: only this exchange needs it
+        from peers.exchange.coordinated import CoordinatedExchange
+
+        times = self.config.exchange
+        if times.address is None:
+            raise ConfigError("exchange.kind = 'coordinator' needs the coordinator's address: --coordinator HOST:PORT")
+        return CoordinatedExchange(
+            access(self.config, times.address),
+            run_name(self.config),
+            self.device,
+            join_window=times.join_window,
+            shared_memory=times.shared_memory,
+            any_id=self.membership.any_id,
+            stopping=self.stop.requested,
         )
+
+    def _hello(self) -> Hello:
+        return Hello(
+            peers=self.membership.ids,
+            group=self.config.group.peers or 0,
+            shape=(self.config.data.batch, self.grounds.width),
+            agreed={
+                "configuration digest": configfile.identity_digest(self.grounds.facts),
+                "data fingerprint": self.grounds.data.fingerprint,
+                "rounds": str(self.grounds.rounds),
+            },
+            saved=self.saved,
+            rule=Rule.of(self.config.consensus, self.config.run.seed),
+            wire=self.config.exchange.wire,
+        )
+
+    def _restore(self, ticket: Ticket) -> int:
+        """Bring the peers to the round that the group begins at; returns it.
+
+        A fixed group begins where all have saved. In an elastic one a peer that comes back takes its own newest
+        checkpoint, however old, and goes on with the group's round.
+        """
+        first, newest = ticket.first_round, 0
         for peer in self.peers:
-            recorder.record(peer.id, first, {"knn_live_baseline": self.probes[peer.id]["baseline_live"]})
+            own = [round_ for round_ in self.saved.get(peer.id, ()) if round_ <= first]
+            newest = own[-1] if own else 0
+            if newest:
+                self.spent = max(self.spent, self._checkpoints(peer.id).load(peer, newest)["seconds"])
+                logger.info("peer %d resumed at round %d from its checkpoint of round %d", peer.id, first, newest)
+            elif self.saved.get(peer.id):
+                logger.warning("not all peers have saved a common round: peer %d begins again", peer.id)
+            self._checkpoints(peer.id).discard_after(newest)
+        if self.place.rank == 0 and not self.exchange.elastic:
+            forget_after(self.folder, first)
+        return first
+
+    def _train(self, first: int) -> None:
+        recorder = Recorder(self.folder, [peer.id for peer in self.peers], first, self.config.metrics.tensorboard)
+        for peer in self.peers:
+            before = self.grounds.judge.live(peer.initial_network())
+            recorder.record(peer.id, first, {"knn_live_baseline": before})
         began = time.perf_counter()
         try:
             trainer = Trainer(
@@ -103,97 +198,45 @@ class Worker:
         finally:
             recorder.close()
         self.spent += time.perf_counter() - began
-        self._end(done)
-
-    def close(self) -> None:
-        """Release threads and sockets."""
-        self.crew.close()
-        self.exchange.close()
-
-    def _exchange(self) -> tuple[Exchange, str]:
-        times = self.config.exchange
-        if times.kind == "inprocess" or (times.kind == "auto" and self.place.world == 1):
-            group = InProcessGroup(1, round_deadline=times.round_deadline, join_window=times.join_window)
-            return group.exchange(), "inprocess"
-        collective = CollectiveExchange(self.device, round_deadline=times.round_deadline, join_window=times.join_window)
-        return collective, "collective"
-
-    def _hello(self) -> Hello:
-        return Hello(
-            peers=tuple(peer.id for peer in self.peers),
-            group=self.config.group.peers or 0,
-            shape=(self.config.data.batch, self.grounds.width),
-            agreed={
-                "configuration digest": configfile.identity_digest(self.grounds.facts),
-                "data fingerprint": self.grounds.data.fingerprint,
-                "rounds": str(self.grounds.rounds),
-            },
-            saved=self.saved,
-            rule=Rule.of(self.config.consensus, self.config.run.seed),
-            wire=self.config.exchange.wire,
-        )
-
-    def _judge_before(self) -> None:
-        """Probe the networks as they were at initialization, unless a checkpoint remembers how that went."""
-        for peer in self.peers:
-            if self.saved[peer.id]:
-                record = self.checkpoints[peer.id].record(self.saved[peer.id][-1])
-                self.probes[peer.id] = record["extra"]["probes"]
-            else:
-                self.probes[peer.id] = {
-                    "baseline": self.grounds.judge.network(peer.network),
-                    "baseline_live": self.grounds.judge.live(peer.network),
-                }
-                logger.info("peer %d at initialization: %s", peer.id, _scores(self.probes[peer.id]["baseline"]))
-            if peer.id == 0 and "pixels" not in self.probes[0]:
-                self.probes[0]["pixels"] = self.grounds.judge.pixels()
-
-    def _restore(self, first: int) -> None:
-        if first > 0:
-            extras = [self.checkpoints[peer.id].load(peer, first) for peer in self.peers]
-            self.spent = max(extra["seconds"] for extra in extras)
-            logger.info("resumed at round %d", first)
-        elif any(self.saved.values()):
-            logger.warning("not all peers have saved a common round: the group begins again at round 0")
-        for checkpoints in self.checkpoints.values():
-            checkpoints.discard_after(first)
-        if self.lead:
-            forget_after(self.grounds.folder, first)
+        if done < self.grounds.rounds:
+            self._part(done, trainer.ended)
+        else:
+            self._conclude(done)
 
     def _save(self, peer: Peer, done: int, seconds: float) -> None:
-        extra = {"probes": self.probes[peer.id], "seconds": self.spent + seconds}
-        self.checkpoints[peer.id].save(peer, done, extra)
+        self._checkpoints(peer.id).save(peer, done, {"seconds": self.spent + seconds})
 
-    def _end(self, done: int) -> None:
-        if done < self.grounds.rounds:
-            self.exchange.leave({peer.id: {} for peer in self.peers})
-            logger.info("stopped after round %d of %d, saved; --resume auto continues", done, self.grounds.rounds)
-            return
-        reports = {peer.id: self._report(peer) for peer in self.peers}
-        everyone = self.exchange.leave(reports)
-        if self.lead:
-            result = summary.summarize(self.config, self.kind, done, self.probes[0]["pixels"], everyone)
-            summary.write(self.grounds.folder, result)
-            logger.info("results in %s", self.grounds.folder.path)
+    def _part(self, done: int, ended: str | None) -> None:
+        """Leave before the last round: stopped, or the run ended without this worker's doing."""
+        self.exchange.leave({peer.id: {} for peer in self.peers})
+        why = f": {ended}" if ended else ""
+        logger.info("stopped after round %d of %d%s; saved; --resume auto continues", done, self.grounds.rounds, why)
+
+    def _conclude(self, done: int) -> None:
+        """Judge the peers as they were and as they are, hand in the reports; the lead writes the summary."""
+        reports = dict(zip([peer.id for peer in self.peers], self.crew.map(self._report, self.peers), strict=True))
+        everyone = {peer: report for peer, report in self.exchange.leave(reports).items() if report}
+        if min(everyone) in reports:
+            pixels = self.grounds.judge.pixels()
+            result = summary.summarize(self.config, self.kind, done, pixels, everyone)
+            summary.write(self.folder, result)
+            logger.info("results in %s", self.folder.path)
             sys.stdout.write(summary.table(result) + "\n")
 
     def _report(self, peer: Peer) -> dict[str, Any]:
+        baseline = self.grounds.judge.network(peer.initial_network())
         final = self.grounds.judge.network(peer.network)
-        logger.info("peer %d now: %s", peer.id, _scores(final))
+        logger.info("peer %d: at initialization %s; now %s", peer.id, _scores(baseline), _scores(final))
         return {
             "network": self.config.network_of(peer.id).name,
+            "incarnation": peer.incarnation,
             "pid": os.getpid(),
-            "baseline": self.probes[peer.id]["baseline"],
+            "baseline": baseline,
             "final": final,
             "stepped": peer.stepped,
             "skips": dict(peer.skips),
             "seconds": self.spent,
         }
-
-    def _log_to_file(self) -> None:
-        handler = logging.FileHandler(self.grounds.folder.logs / f"worker-{self.place.rank}.log")
-        handler.setFormatter(logging.getLogger().handlers[0].formatter)
-        logging.getLogger().addHandler(handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,14 +245,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = Place.of()
     set_up_logging(place)
     try:
-        config = with_group(configfile.load(options.config, options.set), place)
+        sets = list(options.set)
+        if options.coordinator is not None:
+            sets += ["exchange.kind=coordinator", f"exchange.address={options.coordinator}"]
+        config = with_group(configfile.load(options.config, sets), place)
         existing: Existing = "overwrite" if options.overwrite else "refuse"
         if options.resume == "auto" or place.restarts:
             existing = "resume"
         stop = StopSignal()
         stop.install()
         end_with_parent()
-        worker = Worker(config, place, existing, stop)
+        worker = Worker(config, place, existing, _membership(config, place, options.peer), stop)
         try:
             worker.run()
         finally:
@@ -230,12 +276,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one value, e.g. run.seed=1; repeatable"
     )
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="exchange through the coordinator at this address")
+    parser.add_argument(
+        "--peer",
+        metavar="ID",
+        type=int,
+        help="with --coordinator: be this peer (the first of those hosted); by default whichever is free",
+    )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--resume", choices=["auto", "never"], default="never", help="auto: continue from the newest common checkpoint"
     )
     existing.add_argument("--overwrite", action="store_true", help="delete the run if it exists")
     return parser
+
+
+def _membership(config: Config, place: Place, first: int | None) -> Membership:
+    """Which peers this worker hosts: by its rank, by --peer, or as the coordinator says.
+
+    Raises:
+        ConfigError: --peer makes no sense here.
+    """
+    if config.exchange.kind != "coordinator":
+        if first is not None:
+            raise ConfigError(f"--peer {first} goes with --coordinator: in a fixed group the rank decides")
+        return Membership(hosted(config, place))
+    per_worker = config.group.peers_per_worker
+    if first is None and place.world == 1:
+        return Membership(tuple(range(per_worker)), any_id=True)
+    first = place.rank * per_worker if first is None else first
+    peers = config.group.peers or 0
+    last = min(first + per_worker, peers) if first < peers else first + per_worker
+    return Membership(tuple(range(first, last)))
 
 
 def _scores(scores: dict[str, float]) -> str:

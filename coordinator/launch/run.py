@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import signal
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from coordinator.launch.coordinated import Supervisor
 from coordinator.launch.local import launch
 from coordinator.launch.plan import Plan
 from coordinator.launch.progress import Display, Follower
 from peers import summary
+from peers.errors import ExchangeError
 from peers.preflight import check, saved_rounds
 from peers.runfolder import Existing, run_name
 
@@ -42,14 +45,15 @@ def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
         f"{grounds.rounds} rounds; everything goes to {plan.folder.path}",
         soft_wrap=True,
     )
-    if existing == "resume" and plan.folder.summary.is_file():
-        plan.folder.summary.unlink()  # so that what is shown at the end is of this launch
+    plan.folder.summary.unlink(missing_ok=True)  # so that what is shown at the end is of this launch
+    if plan.coordinator is not None and existing == "resume":
+        _forget_coordinator(plan)
 
     def on_restart(number: int, text: str) -> None:
         console.print(f"{text}\nrestart {number} of {plan.max_restarts} from the checkpoints", soft_wrap=True)
 
     with Display(Follower(plan.folder.metrics, grounds.rounds), console):
-        outcome = launch(plan, on_restart)
+        outcome = Supervisor(plan, on_restart).run() if plan.coordinator is not None else launch(plan, on_restart)
     if outcome.signal is not None:
         name = signal.Signals(outcome.signal).name
         console.print(f"stopped by {name}; every peer has saved itself; --resume auto continues", soft_wrap=True)
@@ -60,8 +64,8 @@ def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
 def _show(plan: Plan, console: Console) -> int:
     folder = plan.folder
     if not folder.summary.is_file():
-        console.print(f"the workers were stopped before the end; --resume auto continues; logs in {folder.logs}")
-        return 128 + signal.SIGTERM
+        console.print(f"the run ended before its last round; --resume auto continues; logs in {folder.logs}")
+        return ExchangeError.exit_code
     result = json.loads(folder.summary.read_bytes())
     console.print(summary.table(result), soft_wrap=True)
     for path, what in (
@@ -73,3 +77,10 @@ def _show(plan: Plan, console: Console) -> int:
     ):
         console.print(f"  {path}  {what}", soft_wrap=True)
     return 0
+
+
+def _forget_coordinator(plan: Plan) -> None:
+    """A run that is resumed forms its group anew, at the newest round that all have saved."""
+    state = Path(plan.config.coordinator.state or plan.folder.path / "coordinator")
+    for path in state.glob("*"):
+        path.unlink()

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -15,10 +15,9 @@ import torch
 from peers.exchange.base import Exchange
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.inprocess import InProcessGroup
-from tests.contracts.scenarios import Spec
+from tests.contracts.scenarios import DEADLINE, Spec
 
 Scenario = Callable[[Exchange, int, Spec], Any]
-DEADLINE = 2.0
 WINDOW = 30.0
 
 
@@ -30,28 +29,32 @@ class Arena(Protocol):
     def close(self) -> None: ...
 
 
+def run_in_threads(scenario: Scenario, spec: Spec, exchanges: Sequence[Exchange]) -> list[Any]:
+    """A scenario with a thread for each worker; the exchanges are closed when all have ended."""
+    results: list[Any] = [None] * len(exchanges)
+
+    def work(worker: int, exchange: Exchange) -> None:
+        try:
+            results[worker] = scenario(exchange, worker, spec)
+        except BaseException as exc:  # handed to the test, which raises it
+            results[worker] = exc
+
+    threads = [threading.Thread(target=work, args=item) for item in enumerate(exchanges)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WINDOW)
+    for exchange in exchanges:
+        exchange.close()
+    return _checked(results)
+
+
 class InProcessArena:
     """Workers are threads."""
 
     def run(self, scenario: Scenario, spec: Spec) -> list[Any]:
         group = InProcessGroup(len(spec.hosted), round_deadline=DEADLINE, join_window=WINDOW)
-        results: list[Any] = [None] * len(spec.hosted)
-
-        def work(worker: int, exchange: Exchange) -> None:
-            try:
-                results[worker] = scenario(exchange, worker, spec)
-            except BaseException as exc:  # handed to the test, which raises it
-                results[worker] = exc
-
-        exchanges = [group.exchange() for _ in spec.hosted]
-        threads = [threading.Thread(target=work, args=item) for item in enumerate(exchanges)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(WINDOW)
-        for exchange in exchanges:
-            exchange.close()
-        return _checked(results)
+        return run_in_threads(scenario, spec, [group.exchange() for _ in spec.hosted])
 
     def close(self) -> None: ...
 

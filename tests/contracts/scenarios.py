@@ -6,6 +6,7 @@ test compares what came back with a reference of its own.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 
 from peers.draws import Rule
 from peers.errors import ExchangeError
-from peers.exchange.base import Consensus, Exchange, Hello
+from peers.exchange.base import Consensus, Exchange, Hello, Pending
 
 SEED = 7
+DEADLINE = 2.0
+RUN = "contract"
 DIGEST = bytes(range(16))
 
 
@@ -57,11 +60,19 @@ def seen(consensus: Consensus) -> dict[str, Any]:
         "count": consensus.count,
         "total": None if consensus.total is None else consensus.total.numpy().copy(),
         "sent": {peer: z.numpy().copy() for peer, z in consensus.sent.items()},
+        "aggregate": None if consensus.aggregate is None else consensus.aggregate.numpy().copy(),
         "members": {peer: z.numpy().copy() for peer, z in consensus.members.items()},
         "sources": dict(consensus.sources),
         "leaving": sorted(consensus.leaving),
         "receipt": consensus.receipt,
     }
+
+
+def closed(pending: Pending) -> Consensus:
+    """The consensus of a round that must close for this worker."""
+    outcome = pending.result()
+    assert isinstance(outcome, Consensus), outcome
+    return outcome
 
 
 def rounds(exchange: Exchange, worker: int, spec: Spec, count: int = 3) -> list[dict[str, Any]]:
@@ -73,7 +84,7 @@ def rounds(exchange: Exchange, worker: int, spec: Spec, count: int = 3) -> list[
         pending = exchange.publish(round_, outputs, DIGEST)
         for z in outputs.values():
             z.fill_(float("nan"))  # allowed: publish has taken what it needs
-        results.append(seen(pending.result()))
+        results.append(seen(closed(pending)))
     exchange.leave({peer: {} for peer in spec.hosted[worker]})
     return results
 
@@ -103,7 +114,8 @@ def abstaining(exchange: Exchange, worker: int, spec: Spec) -> Any:
             peer: None if round_ == 1 or (round_ == 0 and peer == 0) else outputs_of(spec, peer, round_)
             for peer in spec.hosted[worker]
         }
-        results.append(seen(exchange.publish(round_, outputs, DIGEST).result()))
+        outcome = exchange.publish(round_, outputs, DIGEST).result()
+        results.append(seen(outcome) if isinstance(outcome, Consensus) else outcome)
     exchange.leave({})
     return results
 
@@ -115,7 +127,7 @@ def leaving(exchange: Exchange, worker: int, spec: Spec) -> Any:
     for round_ in range(2):
         outputs = {peer: outputs_of(spec, peer, round_) for peer in spec.hosted[worker]}
         goes = round_ == 1 and worker == len(spec.hosted) - 1
-        results.append(seen(exchange.publish(round_, outputs, DIGEST, leaving=goes).result()))
+        results.append(seen(closed(exchange.publish(round_, outputs, DIGEST, leaving=goes))))
     exchange.leave({})
     return results
 
@@ -159,6 +171,31 @@ def _refusal(call: Any) -> str:
     except ExchangeError as exc:
         return f"{type(exc).__name__}: {exc}"
     return "no error"
+
+
+def minority(exchange: Exchange, worker: int, spec: Spec) -> Any:
+    """The last worker saw another batch; an elastic group refuses it and goes on."""
+    exchange.join(spec.hello(worker))
+    digest = DIGEST if worker < len(spec.hosted) - 1 else bytes(16)
+    outputs = {peer: outputs_of(spec, peer, 0) for peer in spec.hosted[worker]}
+    try:
+        return seen(closed(exchange.publish(0, outputs, digest)))
+    except ExchangeError as exc:
+        return f"{type(exc).__name__}: {exc}"
+
+
+def silent_member(exchange: Exchange, worker: int, spec: Spec) -> Any:
+    """The last worker stays silent in round 0 and comes back in round 1."""
+    exchange.join(spec.hello(worker))
+    outcomes = []
+    for round_ in range(2):
+        outputs = {peer: outputs_of(spec, peer, round_) for peer in spec.hosted[worker]}
+        if round_ == 0 and worker == len(spec.hosted) - 1:
+            time.sleep(1.5 * DEADLINE)  # the fault itself
+        outcome = exchange.publish(round_, outputs, DIGEST).result()
+        outcomes.append(seen(outcome) if isinstance(outcome, Consensus) else outcome)
+    exchange.leave({})
+    return outcomes
 
 
 def reference_sent(spec: Spec, peer: int, round_: int) -> np.ndarray:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from peers.draws import Rule
+from peers.exchange.base import Missed
+from peers.targets import median, trimmed_mean
 from tests.contracts import scenarios
 from tests.contracts.arenas import Arena, CollectiveArena, InProcessArena
+from tests.contracts.coordinated_arena import CoordinatedArena
 from tests.contracts.scenarios import SEED, Spec
 
 SEPARATE = ((0,), (1,), (2,), (3,))
@@ -17,12 +22,25 @@ PACKED = ((0, 1), (2, 3))
 UNEVEN = ((0, 1), (2,))
 
 
-@pytest.fixture(params=[InProcessArena, CollectiveArena], ids=["inprocess", "collective"], scope="module")
+FIXED: dict[str, Callable[[], Arena]] = {"inprocess": InProcessArena, "collective": CollectiveArena}
+ELASTIC: dict[str, Callable[[], Arena]] = {
+    "stream": CoordinatedArena,
+    "shared": functools.partial(CoordinatedArena, shared=True),
+    "tls": functools.partial(CoordinatedArena, tls=True),
+}
+
+
+@pytest.fixture(scope="module")
 def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
-    """A place where groups of this implementation can be made."""
-    made = request.param()
+    """A place where groups of an implementation can be made."""
+    made = {**FIXED, **ELASTIC}[request.param]()
     yield made
     made.close()
+
+
+every_exchange = pytest.mark.parametrize("arena", [*FIXED, *ELASTIC], indirect=True)
+fixed_exchange = pytest.mark.parametrize("arena", FIXED, indirect=True)
+elastic_exchange = pytest.mark.parametrize("arena", ELASTIC, indirect=True)
 
 
 def tree(parts: dict[int, np.ndarray]) -> np.ndarray:
@@ -42,6 +60,7 @@ def tree(parts: dict[int, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("wire", ["float32", "bf16"])
 @pytest.mark.parametrize("hosted", [SEPARATE, PACKED, UNEVEN, ((0,), (1,))], ids=["4x1", "2x2", "2+1", "2x1"])
+@every_exchange
 def test_total_is_the_tree_sum_of_what_was_sent(arena: Arena, hosted: tuple[tuple[int, ...], ...], wire: str) -> None:
     """Bit for bit, in float32 whatever the wire carries, for every way to pack the peers into workers."""
     spec = Spec(hosted, wire=wire, shape=(7, 5))
@@ -57,6 +76,7 @@ def test_total_is_the_tree_sum_of_what_was_sent(arena: Arena, hosted: tuple[tupl
                 np.testing.assert_array_equal(z, sent[peer])
 
 
+@every_exchange
 def test_receipts_are_equal_for_all_and_differ_between_rounds(arena: Arena) -> None:
     """The receipt names round, epoch, contributors and the total's digest, the same for every worker."""
     results = arena.run(scenarios.rounds, Spec(SEPARATE))
@@ -70,6 +90,7 @@ def test_receipts_are_equal_for_all_and_differ_between_rounds(arena: Arena) -> N
 )
 @pytest.mark.parametrize("hosted", [SEPARATE, PACKED], ids=["4x1", "2x2"])
 @pytest.mark.parametrize("wire", ["float32", "bf16"])
+@every_exchange
 def test_members_are_those_the_rule_asks_for(
     arena: Arena, rule: str, k: int, hosted: tuple[tuple[int, ...], ...], wire: str
 ) -> None:
@@ -81,34 +102,43 @@ def test_members_are_those_the_rule_asks_for(
             mine = hosted[worker]
             wanted = {source for peer in mine for source in drawn[peer]} - set(mine)
             assert result["total"] is None
+            if result["aggregate"] is not None:
+                wanted = set()  # the coordinator has computed the median or the trimmed mean, once for all
+                sent = [torch.from_numpy(scenarios.reference_sent(spec, peer, round_)) for peer in range(4)]
+                expected = median(sent) if rule == "median" else trimmed_mean(sent, 0.25)
+                np.testing.assert_array_equal(result["aggregate"], expected.numpy())
             assert result["sources"] == {peer: drawn[peer] for peer in mine}
             assert set(result["members"]) == wanted
             for peer, z in result["members"].items():
                 np.testing.assert_array_equal(z, scenarios.reference_sent(spec, peer, round_))
 
 
+@every_exchange
 def test_join_agrees_on_members_and_on_the_newest_round_that_all_have(arena: Arena) -> None:
     """Peers have saved up to round 40 or 30: the group begins at 30."""
     for ticket, _ in arena.run(scenarios.tickets_and_reports, Spec(PACKED)):
         assert ticket.members == (0, 1, 2, 3)
         assert ticket.first_round == 30
-        assert ticket.epoch == 1
+        assert ticket.epoch >= 1
 
 
+@every_exchange
 def test_leave_gives_every_report_to_every_worker(arena: Arena) -> None:
     """Reports are JSON values, unchanged."""
     expected = {peer: {"name": f"peer {peer}", "score": peer / 3} for peer in range(4)}
     assert [reports for _, reports in arena.run(scenarios.tickets_and_reports, Spec(PACKED))] == [expected] * 2
 
 
+@every_exchange
 def test_without_a_common_checkpoint_the_group_begins_at_zero(arena: Arena) -> None:
     """Round 0, the initialization, is what all have."""
     assert arena.run(scenarios.no_common_checkpoint, Spec(((0,), (1,)))) == [0, 0]
 
 
 @pytest.mark.parametrize("hosted", [SEPARATE, PACKED], ids=["4x1", "2x2"])
+@every_exchange
 def test_who_abstains_is_in_no_sum(arena: Arena, hosted: tuple[tuple[int, ...], ...]) -> None:
-    """Count and contributors say so; when all abstain there is no total; after that the group goes on."""
+    """Count and contributors say so; a round without any is empty, or void; after that the group goes on."""
     spec = Spec(hosted)
     for first, second, third in arena.run(scenarios.abstaining, spec):
         np.testing.assert_array_equal(
@@ -116,11 +146,15 @@ def test_who_abstains_is_in_no_sum(arena: Arena, hosted: tuple[tuple[int, ...], 
         )
         assert first["contributors"] == (1, 2, 3)
         assert 0 not in first["sent"]
-        assert second["total"] is None
-        assert second["contributors"] == ()
+        if isinstance(second, Missed):
+            assert second.reason == "void"
+        else:
+            assert second["total"] is None
+            assert second["contributors"] == ()
         assert third["contributors"] == (0, 1, 2, 3)
 
 
+@every_exchange
 def test_a_source_that_abstains_is_missing_not_zero(arena: Arena) -> None:
     """Rules on members get nothing in place of outputs that were not sent."""
     for first, *_ in arena.run(scenarios.abstaining, Spec(SEPARATE, rule="median")):
@@ -128,6 +162,7 @@ def test_a_source_that_abstains_is_missing_not_zero(arena: Arena) -> None:
         assert first["contributors"] == (1, 2, 3)
 
 
+@every_exchange
 def test_all_hear_who_leaves_in_the_same_round(arena: Arena) -> None:
     """So that a fixed group ends together."""
     for before, last in arena.run(scenarios.leaving, Spec(PACKED)):
@@ -135,6 +170,7 @@ def test_all_hear_who_leaves_in_the_same_round(arena: Arena) -> None:
         assert last["leaving"] == [2, 3]
 
 
+@fixed_exchange
 def test_different_batches_are_refused_with_both_digests(arena: Arena) -> None:
     """Nobody trains on a sum over different images."""
     for text in arena.run(scenarios.other_batch, Spec(SEPARATE)):
@@ -150,6 +186,7 @@ def test_different_batches_are_refused_with_both_digests(arena: Arena) -> None:
         (scenarios.other_width, "output shape [B, D]", ("(6, 5)", "(6, 99)")),
     ],
 )
+@fixed_exchange
 def test_who_does_not_fit_is_refused_at_the_door(
     arena: Arena, scenario: scenarios.Spec, name: str, values: tuple[str, str]
 ) -> None:
@@ -159,8 +196,37 @@ def test_who_does_not_fit_is_refused_at_the_door(
         assert all(value in text for value in values)
 
 
+@fixed_exchange
 def test_a_silent_member_is_an_error_within_the_deadline(arena: Arena) -> None:
     """No wait is longer than the round deadline; the error names the round."""
     *waiting, silent = arena.run(scenarios.one_never_publishes, Spec(((0,), (1,))))
     assert silent == "silent"
     assert all(text.startswith("ExchangeError: round 0:") for text in waiting)
+
+
+@elastic_exchange
+def test_an_elastic_group_refuses_the_odd_one_out_and_goes_on(arena: Arena) -> None:
+    """The majority's batch counts; the other member's publication enters no sum, and it hears both digests."""
+    spec = Spec(SEPARATE)
+    *others, odd = arena.run(scenarios.minority, spec)
+    for result in others:
+        assert result["contributors"] == (0, 1, 2)
+        np.testing.assert_array_equal(
+            result["total"], tree({peer: scenarios.reference_sent(spec, peer, 0) for peer in range(3)})
+        )
+    assert odd.startswith("DisagreementError:")
+    assert scenarios.DIGEST.hex() in odd
+    assert bytes(16).hex() in odd
+
+
+@elastic_exchange
+def test_an_elastic_group_goes_on_without_a_silent_member(arena: Arena) -> None:
+    """The round closes at its deadline without it; it is told that it is late, and is back in the next round."""
+    *others, silent = arena.run(scenarios.silent_member, Spec(SEPARATE))
+    for first, second in others:
+        assert first["contributors"] == (0, 1, 2)
+        assert second["contributors"] == (0, 1, 2, 3)
+    late, second = silent
+    assert isinstance(late, Missed)
+    assert (late.reason, late.next_round) == ("late", 1)
+    assert second["contributors"] == (0, 1, 2, 3)
