@@ -161,3 +161,55 @@ def test_dry_run_starts_and_writes_nothing(config: Path, tmp_path: Path) -> None
     assert "worker 1: peers 1" in output
     assert "learning_rate: 0.001" in output
     assert [path.name for path in tmp_path.iterdir()] == ["output.txt"]
+
+
+def test_through_a_coordinator_the_run_is_the_same(tmp_path: Path) -> None:
+    """deploy/local.yaml over gRPC and over gloo: the same weights, bit for bit, and the same table."""
+    found, tables = {}, {}
+    for kind in ("collective", "coordinator"):
+        flags = settings(f"exchange.kind={kind}", f"run.name={kind}", "metrics.tensorboard=false")
+        code, output = run((*LAUNCH, str(ROOT / "deploy" / "local.yaml"), *flags), tmp_path)
+        assert code == 0, output
+        found[kind] = weights(tmp_path / "runs" / kind)
+        tables[kind] = re.findall(r"^(?:k-NN|linear) .*$", output, re.MULTILINE)
+        assert summary(tmp_path / "runs" / kind)["exchange"] == kind
+    assert found["collective"] == found["coordinator"]
+    assert tables["collective"] == tables["coordinator"]
+    assert len(tables["coordinator"]) == 2
+
+
+def test_through_a_coordinator_each_process_is_restarted_alone(
+    command: tuple[str, ...], start: Start, tmp_path: Path
+) -> None:
+    """A worker and the coordinator are killed: the others go on, both come back, nobody is left at the end."""
+    folder = tmp_path / "runs" / "run"
+    flags = settings("exchange.kind=coordinator", "exchange.heartbeat=1", "run.rounds=1500", "group.peers=3")
+    running = start((*command, *flags))
+    reached(running, folder, 25)
+    running.workers()[1].kill()
+    running.until(lambda: "worker 1 was killed by signal 9" in running.output.read_text())
+    running.until(lambda: "peer 1 resumed at round" in (folder / "logs" / "worker-1.log").read_text())
+    coordinator = next(p for p in psutil.Process(running.process.pid).children() if "coordinator.cli" in p.cmdline())
+    coordinator.kill()
+    code, output = running.wait()
+    assert code == 0, output
+    assert "coordinator was killed by signal 9" in output
+    assert {report["peer"] for report in summary(folder)["per_peer"]} == {0, 1, 2}
+
+
+def test_through_a_coordinator_an_interrupt_saves_and_resumes(
+    command: tuple[str, ...], whole: Path, start: Start, tmp_path: Path
+) -> None:
+    """Ctrl-C: all save the same round; resumed, the weights are those of an uninterrupted collective run."""
+    elastic = (*command, *settings("exchange.kind=coordinator"))
+    folder, round_ = tmp_path / "runs" / "run", random_round()
+    running = start(elastic)
+    reached(running, folder, round_)
+    running.process.send_signal(signal.SIGINT)
+    code, output = running.wait()
+    assert code == 128 + signal.SIGINT, output
+    saved = {json.loads(path.read_text())["round"] for path in folder.glob("checkpoints/peer-*/latest")}
+    assert len(saved) == 1
+    code, output = run((*elastic, "--resume", "auto"), tmp_path)
+    assert code == 0, output
+    assert weights(folder) == weights(whole), f"interrupted at round {round_}"

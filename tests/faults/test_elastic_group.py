@@ -40,8 +40,8 @@ def test_six_peers_survive_everything(elastic: Elastic) -> None:
     coordinator is killed. The run ends by itself, receipts agree, no stall exceeds the deadline by a second.
     """  # noqa: D205  # the claim has two sentences
     group = elastic(
-        *TIMES, "group.peers=6", "run.rounds=1500", "data.batch=256", "network.width=256",
-        "optimizer.learning_rate=1e-4", "checkpoint.every=20", "metrics.every=1", "metrics.tensorboard=false",
+        *TIMES, "group.peers=6", "run.rounds=2500", "data.batch=512",
+        "optimizer.learning_rate=2e-5", "checkpoint.every=20", "metrics.every=1", "metrics.tensorboard=false",
         "probe.every=0",
     )  # fmt: skip
     dice = random.SystemRandom()
@@ -51,23 +51,20 @@ def test_six_peers_survive_everything(elastic: Elastic) -> None:
 
     group.workers[1].process.kill()  # for good
     group.workers[0].until(lambda: 1 not in group.members())
-    group.reached(rounds_recorded(group.folder) + dice.randrange(5, 40))
+    group.reached(rounds_recorded(group.folder) + dice.randrange(25, 50))  # everybody has saved round 20
 
     group.workers[2].process.kill()
     group.workers[0].until(lambda: 2 not in group.members())
-    back = group.worker("--peer", "2", "--resume", "auto")
-    back.until(lambda: 2 in group.members())
-    assert "peer 2 resumed at round" in back.output.read_text()
+    back, newcomer = group.worker("--peer", "2", "--resume", "auto"), group.worker()
 
     group.workers[3].process.send_signal(signal.SIGSTOP)
     group.workers[0].until(lambda: 3 not in group.members())
     group.workers[3].process.send_signal(signal.SIGCONT)
-    group.workers[3].until(lambda: 3 in group.members())
-    assert "expelled: " in group.workers[3].output.read_text()
+    group.workers[3].until(lambda: "expelled: " in group.workers[3].output.read_text())
 
-    newcomer = group.worker()
+    back.until(lambda: "peer 2 resumed at round" in back.output.read_text())
     newcomer.until(lambda: len(group.members()) == 6)
-    assert group.members() == {0, 1, 2, 3, 4, 5}  # it has taken the id that was left behind
+    assert group.members() == {0, 1, 2, 3, 4, 5}  # the newcomer has taken the id that was left behind
 
     group.restart_coordinator()
     group.reached(rounds_recorded(group.folder) + 20)
@@ -117,9 +114,8 @@ def test_below_the_minimum_the_group_waits_visibly_and_goes_on(elastic: Elastic)
 
 def test_a_group_that_stays_too_small_ends_with_checkpoints(elastic: Elastic) -> None:
     """After the join window: the survivor has saved, says why it ended, and the coordinator's exit code is 3."""
-    times = ("exchange.heartbeat=1", "exchange.round_deadline=2", "exchange.join_window=4")
+    times = ("exchange.heartbeat=1", "exchange.round_deadline=2", "exchange.join_window=20")
     group = elastic(*TINY[:-1], *times, "group.peers=2", "run.rounds=100000", "checkpoint.every=100000")
-    # The window is short for the waiting, so both must be ready to join at about the same time.
     workers = [group.worker("--peer", str(peer)) for peer in range(2)]
     group.reached(20)
     workers[1].process.kill()
