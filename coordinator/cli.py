@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from peers.errors import PeersError
 
 if TYPE_CHECKING:
     from peers.exchange.stream_access import Access
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PeersError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return exc.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,6 +65,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address-file", metavar="FILE", help="gets HOST:PORT as soon as the coordinator listens")
     parser.add_argument("--state", metavar="DIR", help="instead of coordinator.state")
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.add_argument("--log-json", action="store_true", help="log one JSON object a line")
     parser.set_defaults(run=_serve)
 
 
@@ -113,15 +119,25 @@ def _launch(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from coordinator import logs
+
+    logs.set_up(options.log_level, as_json=options.log_json)  # before gRPC is imported
     from coordinator.service.fromconfig import settings_of
     from coordinator.service.server import serve
     from peers import configfile
     from peers.process import end_with_parent
 
-    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s coordinator: %(message)s")
     end_with_parent()
-    config = configfile.load(options.config, options.set)
-    return serve(settings_of(config, bind=options.bind, state=options.state), options.address_file)
+    try:
+        config = configfile.load(options.config, options.set)
+        settings = settings_of(config, bind=options.bind, state=options.state)
+        logs.set_up(options.log_level, as_json=options.log_json, run=settings.run_id)
+        return serve(settings, options.address_file)
+    except PeersError as exc:
+        if not options.log_json:
+            raise
+        logger.error("%s", exc)  # a collector of JSON gets the last word, too
+        return exc.exit_code
 
 
 def _access(options: argparse.Namespace) -> Access:

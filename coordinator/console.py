@@ -106,6 +106,10 @@ def _call(access: Access, call: Callable[[Any], Any]) -> Any:
 
 def _error(access: Access, exc: grpc.RpcError) -> ExchangeError:
     if _code(exc) == grpc.StatusCode.UNAUTHENTICATED:
+        if access.token is not None:
+            return ExchangeError(
+                f"the coordinator at {access.address} does not accept this token: give the one it was started with"
+            )
         return ExchangeError(f"the coordinator at {access.address} asks for the group's token: --token-file FILE")
     if _code(exc) == grpc.StatusCode.UNAVAILABLE:
         details = exc.details() if isinstance(exc, grpc.Call) else exc

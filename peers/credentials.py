@@ -11,6 +11,8 @@ from peers.exchange.stream_access import Access
 
 TOKEN_VARIABLE = "PEERS_TOKEN"  # noqa: S105  # the name of a variable, not a secret
 
+MAX_PORT = 65535
+
 
 def read_token(security: SecurityConfig) -> str | None:
     """The group's token: from the file that is named, otherwise from the environment, otherwise none.
@@ -36,7 +38,7 @@ def access(config: Config, address: str) -> Access:
         ConfigError: a secret cannot be read, or the address is not HOST:PORT.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:  # gRPC would take a larger one modulo 65536
         raise ConfigError(f"the coordinator's address is {address!r}: expected HOST:PORT, for example 127.0.0.1:7070")
     certs, mutual = config.security.certs, config.security.mutual
     return Access(

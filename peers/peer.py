@@ -76,6 +76,7 @@ class Peer:
         self.bad_in_a_row = 0
         self._abstains = False
         self._outputs: Tensor | None = None
+        self._before: list[Tensor] = []
 
     def initial_network(self) -> nn.Module:
         """The network as it was at initialization: built again from the seed, bit for bit."""
@@ -90,6 +91,7 @@ class Peer:
 
     def forward(self, images: Tensor) -> Tensor | None:
         """Outputs [B, D] to publish for images [B, C, H, W], float32 and detached; None if they are not finite."""
+        self._before = [buffer.clone() for buffer in self.network.buffers()]
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             self._outputs = self.network(images).float()
@@ -100,6 +102,12 @@ class Peer:
         finite = torch.isfinite(published).all() & torch.isfinite(self._outputs).all()
         self._abstains = not bool(finite)
         return None if self._abstains else published
+
+    def undo_forward(self) -> None:
+        """Bring batch-norm statistics back to what they were before `forward`: the round did not happen."""
+        self._outputs = None
+        for buffer, before in zip(self.network.buffers(), self._before, strict=True):
+            buffer.copy_(before)
 
     def step(self, consensus: Consensus) -> Step:
         """One optimizer step toward the consensus of the round whose outputs `forward` made, or a counted skip.

@@ -70,6 +70,8 @@ class Trainer:
             outcome, steps = self.round(round_, next(batches), digest)
             if isinstance(outcome, Ended):
                 self.ended = outcome.text
+                for peer in self.peers:
+                    peer.undo_forward()
                 return self._stop(round_)
             if isinstance(outcome, Missed):
                 self._miss(outcome)

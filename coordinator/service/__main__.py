@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from pathlib import Path
 
+from coordinator.logs import set_up
 from coordinator.service.server import serve
 from coordinator.service.settings import ServiceSettings
 from peers.errors import ConfigError, PeersError
+
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,12 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state", help="state folder instead of the file's")
     parser.add_argument("--address-file", help="gets HOST:PORT as soon as the coordinator listens")
     parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
+    parser.add_argument("--log-json", action="store_true", help="log one JSON object a line")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=given.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         values = _read(given.settings)
         values.update({name: getattr(given, name) for name in ("bind", "state") if getattr(given, name)})
-        return serve(ServiceSettings.from_json(values), given.address_file)
+        settings = ServiceSettings.from_json(values)
+        set_up(given.log_level, as_json=given.log_json, run=settings.run_id, text=TEXT)
+        return serve(settings, given.address_file)
     except PeersError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return exc.exit_code

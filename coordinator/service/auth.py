@@ -85,7 +85,8 @@ def _refusing(handler: Any, method: str, reason: str, *, loud: bool) -> Any:
 
     async def refuse(_request: Any, context: Any) -> None:
         level = logging.WARNING if loud else logging.DEBUG
-        logger.log(level, "call of %s from %s refused: %s", method, context.peer(), reason)
+        told = {"code": grpc.StatusCode.UNAUTHENTICATED.name}
+        logger.log(level, "call of %s from %s refused: %s", method, context.peer(), reason, extra=told)
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "")
 
     if handler.request_streaming:

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from coordinator.service import answers
 from coordinator.service.answers import Answer, Results
@@ -14,7 +15,7 @@ from coordinator.service.group import Ended, Event, Group
 from coordinator.service.membership import Gone
 from coordinator.service.metrics import Metrics
 from coordinator.service.rounds import OpenRound, Settled
-from protos.consensus_pb2 import ENDED, EXPELLED, OK, OVER
+from protos.consensus_pb2 import ENDED, EXPELLED, OK, OVER, ReplyCode
 
 REMEMBERED_EXPULSIONS = 20
 
@@ -48,21 +49,28 @@ class Desk:
         """Answer everybody whom an event concerns, log it, count it."""
         if isinstance(event, Settled):
             self._metrics.settled(event)
-            logger.log(logging.DEBUG if event.code == OK else logging.WARNING, "%s", _summary(event))
+            level = logging.DEBUG if event.code == OK else logging.WARNING
+            logger.log(level, "%s", _summary(event), extra=_about(event))
+            if event.code != OK and self._group.phase == OVER:
+                return  # the round is void because the run ends: that is the answer, and it follows
             for worker in event.answers:
                 self._resolve(worker, event.round, self.result(worker, event.members[worker]))
         elif isinstance(event, Gone):
             if not event.left:
                 self.expulsions.append(f"peers {list(event.peers)} (worker {event.number}): {event.reason}")
                 self._metrics.expelled()
-            logger.log(logging.INFO if event.left else logging.WARNING, "peers %s: %s", list(event.peers), event.reason)
+            level = logging.INFO if event.left else logging.WARNING
+            told = {"round": self._group.rounds.upcoming, "peers": event.peers, "worker": event.number}
+            told |= {} if event.left else {"code": ReplyCode.Name(EXPELLED)}
+            logger.log(level, "peers %s: %s", list(event.peers), event.reason, extra=told)
             self._resolve(event.number, None, self.no_member(event.number, 0))
         elif isinstance(event, OpenRound):
             for worker, waiter in list(self._waiters.items()):
                 if waiter.round is None and worker in event.members:
                     self._resolve(worker, None, answers.opened(event))
         elif isinstance(event, Ended):
-            logger.info("the run has ended: %s", event.text)
+            told = {"round": self._group.rounds.upcoming, "code": ReplyCode.Name(ENDED)}
+            logger.info("the run has ended: %s", event.text, extra=told)
             for worker in list(self._waiters):
                 self._resolve(worker, None, self.no_member(worker, 0))
 
@@ -115,3 +123,8 @@ def _summary(settled: Settled) -> str:
         return settled.text
     told = f"round {settled.round} closed, epoch {settled.epoch}: peers {list(settled.contributors)}"
     return f"{told} in {settled.seconds:.3f} s" + (f", without workers {settled.missed}" if settled.missed else "")
+
+
+def _about(settled: Settled) -> dict[str, Any]:
+    peers = settled.contributors if settled.code == OK else settled.ids
+    return {"round": settled.round, "peers": peers, "code": ReplyCode.Name(settled.code)}

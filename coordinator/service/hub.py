@@ -168,7 +168,8 @@ class Hub:
             self.agreed = dict(self.settings.agreed)  # nobody is left of those who settled the rest
         refusal = judge(request, self.settings, self.agreed)
         if refusal is not None:
-            logger.warning("join of %s refused: %s", request.name[:128], refusal.text)
+            told = {"code": ReplyCode.Name(refusal.code)}
+            logger.warning("join of %s refused: %s", request.name[:128], refusal.text, extra=told)
             self.metrics.refused(refusal.code)
             return JoinReply(code=refusal.code, text=refusal.text)
         bearer = secrets.token_urlsafe(32)
@@ -184,7 +185,8 @@ class Hub:
             return JoinReply(code=worker[0], text=worker[1], retry_after=self.settings.heartbeat / 4)
         self.agreed.update(request.agreed)
         await self._flush()
-        logger.info("worker %d (%s) joins with peers %s", worker.number, worker.name, list(worker.peers))
+        told = {"round": self.group.rounds.upcoming, "peers": worker.peers, "worker": worker.number}
+        logger.info("worker %d (%s) joins with peers %s", worker.number, worker.name, list(worker.peers), extra=told)
         return JoinReply(code=OK, ticket=self._ticket(worker, bearer))
 
     def _ticket(self, worker: Worker, bearer: str) -> Ticket:
@@ -247,11 +249,11 @@ class Hub:
             f"{ReplyCode.Name(code)}: publication for round {publication.round}, epoch {publication.epoch}; round "
             f"{group.rounds.upcoming} of epoch {group.membership.epoch} is next"
         )
-        self._log_refusal(worker, code, text)
+        self._log_refusal(worker, code, text, publication.round)
         return answers.reply(code, text, publication.round, answers.following_of(group, worker))
 
     async def _refuse(self, worker: int, code: ReplyCode, text: str, round_: int, last: bool) -> Answer:
-        self._log_refusal(worker, code, text)
+        self._log_refusal(worker, code, text, round_)
         self.group.refuse(worker, self.clock())
         await self._flush()
         if worker not in self.group.membership.workers:
@@ -304,9 +306,11 @@ class Hub:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def _log_refusal(self, worker: int, code: ReplyCode, text: str) -> None:
+    def _log_refusal(self, worker: int, code: ReplyCode, text: str, round_: int) -> None:
         self.metrics.refused(code)
-        logger.warning("publication of worker %d refused: %s: %s", worker, ReplyCode.Name(code), text)
+        name, member = ReplyCode.Name(code), self.group.membership.workers.get(worker)
+        told = {"round": round_, "peers": member and member.peers, "worker": worker, "code": name}
+        logger.warning("publication of worker %d refused: %s: %s", worker, name, text, extra=told)
 
     def _continue(self) -> None:
         """Take up what the store holds."""
@@ -326,4 +330,5 @@ class Hub:
             self.group.rounds.upcoming,
             self.group.membership.epoch,
             len(self.group.membership.workers),
+            extra={"round": self.group.rounds.upcoming},
         )

@@ -86,7 +86,8 @@ async def _serve(settings: ServiceSettings, address_file: str | None) -> int:
             stop.cancel()
             over.cancel()
         group = listening.hub.group
-        logger.info("coordinator stops: %s", group.text if group.phase == OVER else "asked to; the run is not over")
+        why = group.text if group.phase == OVER else "asked to; the run is not over"
+        logger.info("coordinator stops: %s", why, extra={"round": group.rounds.upcoming})
         return 0 if group.phase != OVER or group.text == COMPLETE or group.text.startswith("stopped") else 3
 
 

@@ -159,9 +159,11 @@ def _problems(it: ServiceSettings) -> Iterator[str]:
     if not host or not port.isdigit() or int(port) > 65535:
         yield f"bind is {it.bind!r}, expected HOST:PORT, e.g. 127.0.0.1:7070"
     elif not it.insecure and not it.loopback and (it.tls is None or not it.token):
+        parts = {"tls (security.certs)": it.tls, "token (security.token_file, or PEERS_TOKEN)": it.token}
+        missing = " and ".join(name for name, there in parts.items() if not there)
         yield (
-            f"bind is {it.bind}, which others can reach: set tls and token, or bind to 127.0.0.1, "
-            f"or say insecure: true if the network is trusted"
+            f"bind is {it.bind}, which others can reach, without {missing}: set what is missing, or bind to "
+            f"127.0.0.1, or say insecure: true (security.insecure) if the network is trusted"
         )
     if it.token is not None and len(it.token) < 16:
         yield "token has fewer than 16 characters: make one with `openssl rand -hex 32`"

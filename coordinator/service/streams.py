@@ -160,7 +160,8 @@ class Session:
         try:
             self.segment = Segment.open(offer.name, offer.up, offer.down, offer.nonce)
         except (OSError, ValueError) as exc:
-            logger.info("worker %d: no shared memory: %s", self._number, exc)
+            told = {"worker": self._number, "peers": self._hosted}
+            logger.info("worker %d: no shared memory: %s", self._number, exc, extra=told)
             return "the segment cannot be mapped here: another host, user or container"
         return ""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from peers.exchange import shared
 from peers.exchange.shared import FOLDER, NONCE_BYTES, Segment, sweep
-from tests.coordinator.service.processes import ROOT, coordinator, info, together
+from tests.coordinator.service.processes import ROOT, coordinator, info, together, until
 
 
 def names() -> set[str]:
@@ -40,7 +41,10 @@ def test_both_sides_see_the_same_bytes() -> None:
 
 def descriptors() -> list[str]:
     """Segments that this process has open, named or not."""
-    files = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    files = []
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # other threads open and close files of their own meanwhile
+            files.append(os.readlink(path))
     return [name for name in files if "peer-consensus" in name]
 
 
@@ -117,9 +121,10 @@ def test_names_are_gone_once_both_sides_have_mapped(tmp_path: Path) -> None:
         together(*(lambda place=place: clients[place].join(info(place)) for place in (0, 1)))
         assert [client.shares_memory for client in clients] == [True, True]
         assert all(worker.shared_memory for worker in clients[0].status().workers)
-        assert names() <= before
+        # Other groups on this machine have names, too, for an instant: theirs come and go, ours must go.
+        until(lambda: names() <= before, "no segment has a name")
         assert len(descriptors()) == len(clients), "each mapping keeps one"
         for client in clients:
             client.close()
         assert not descriptors()
-    assert names() <= before
+    until(lambda: names() <= before, "no segment has a name")
