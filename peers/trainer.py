@@ -38,6 +38,7 @@ class Trainer:
         live: k-NN of a peer as it is now, in percent, on validation images.
         save: called with (peer, rounds done) when a checkpoint is due.
         stopping: whether this worker was asked to stop.
+        live_before: live k-NN of each hosted peer at initialization; goes into the first record.
         last_live: the newest live k-NN of each hosted peer, percent.
         ended: why the exchange ended the run before its last round; None if it did not.
     """
@@ -52,6 +53,7 @@ class Trainer:
     live: Callable[[Peer], float]
     save: Callable[[Peer, int], object]
     stopping: Callable[[], bool]
+    live_before: dict[int, float]
     last_live: dict[int, float] = field(default_factory=dict)
     ended: str | None = None
 
@@ -122,13 +124,17 @@ class Trainer:
             scores = self.crew.map(self.live, self.peers)
             self.last_live = {peer.id: score for peer, score in zip(self.peers, scores, strict=True)}
         skipped = [step for step in steps if step.skipped]
-        if not (probing or last or skipped or round_ % self.config.metrics.every == 0):
+        if not (probing or last or skipped or self.live_before or round_ % self.config.metrics.every == 0):
             return
         for peer, step in zip(self.peers, steps, strict=True):
             values = {**_signs(step), "count": consensus.count, "seconds": seconds, "receipt": consensus.receipt.digest}
             if probing:
                 values["knn_live"] = self.last_live[peer.id]
+            if self.live_before:
+                values["knn_live_baseline"] = self.live_before[peer.id]
             self.recorder.record(peer.id, round_, values)
+        # Only now, and not before the first round: until it closes, the lead may be trimming the file of an older life.
+        self.live_before = {}
         if probing or last:
             logger.info("round %d of %d: %s", round_ + 1, self.rounds, self._line(steps))
 

@@ -82,7 +82,6 @@ class Worker:
         self.exchange, self.kind = self._exchange()
         self.peers: list[Peer] = []
         self.spent = 0.0
-        self.live_before: dict[int, float] = {}
 
     def run(self) -> None:
         """Join, train, judge, leave."""
@@ -177,9 +176,7 @@ class Worker:
 
     def _train(self, first: int) -> None:
         recorder = Recorder(self.folder, [peer.id for peer in self.peers], first, self.config.metrics.tensorboard)
-        for peer in self.peers:
-            before = self.grounds.judge.live(peer.initial_network())
-            recorder.record(peer.id, first, {"knn_live_baseline": before})
+        before = {peer.id: self.grounds.judge.live(peer.initial_network()) for peer in self.peers}
         began = time.perf_counter()
         try:
             trainer = Trainer(
@@ -193,6 +190,7 @@ class Worker:
                 live=lambda peer: self.grounds.judge.live(peer.network),
                 save=lambda peer, done: self._save(peer, done, time.perf_counter() - began),
                 stopping=self.stop.requested,
+                live_before=before,
             )
             done = trainer.run(first)
         finally:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from coordinator.logs import set_up
-from coordinator.service.server import serve
 from coordinator.service.settings import ServiceSettings
 from peers.errors import ConfigError, PeersError
 
@@ -30,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         values.update({name: getattr(given, name) for name in ("bind", "state") if getattr(given, name)})
         settings = ServiceSettings.from_json(values)
         set_up(given.log_level, as_json=given.log_json, run=settings.run_id, text=TEXT)
+        from coordinator.service.server import serve  # imports gRPC, after the log is set up
+
         return serve(settings, given.address_file)
     except PeersError as exc:
         sys.stderr.write(f"error: {exc}\n")
