@@ -14,6 +14,7 @@ from coordinator.launch.coordinated import Supervisor
 from coordinator.launch.local import launch
 from coordinator.launch.plan import Plan
 from coordinator.launch.progress import Display, Follower
+from coordinator.service.store import FILE
 from peers import summary
 from peers.errors import ExchangeError
 from peers.preflight import check, saved_rounds
@@ -82,5 +83,5 @@ def _show(plan: Plan, console: Console) -> int:
 def _forget_coordinator(plan: Plan) -> None:
     """A run that is resumed forms its group anew, at the newest round that all have saved."""
     state = Path(plan.config.coordinator.state or plan.folder.path / "coordinator")
-    for path in state.glob("*"):
+    for path in state.glob(f"{FILE}*"):  # the write-ahead log lies beside it
         path.unlink()

@@ -1,7 +1,7 @@
 """Consensus as numbers: sums in the order of peer ids, medians, trimmed means, receipts. numpy only.
 
 Sums are float32 and do not depend on arrival: they follow a binary tree over peer ids, as `tree_sum` of
-`peers.exchange.base` defines it. A node is added as soon as both of its sides are complete, so most of the work is done
+`peers.exchange.tree` defines it. A node is added as soon as both of its sides are complete, so most of the work is done
 when the last publication comes.
 """
 

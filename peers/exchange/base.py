@@ -236,24 +236,6 @@ def as_sent(outputs: Tensor, wire: str) -> Tensor:
     return outputs.detach().to(WIRES[wire]).to(torch.float32)
 
 
-def tree_sum(parts: Mapping[int, Tensor]) -> Tensor:
-    """Sum of the parts in the order of a binary tree over their ids: neighbours first, absent ids skipped.
-
-    The order depends on ids alone, never on arrival; and an aligned block of 2^m ids is a subtree, so that a worker
-    that hosts such a block may add its own peers first and the bits of the total stay the same.
-
-    Args:
-        parts: {id: [..]}, at least one.
-    """
-    level = {key: parts[key] for key in sorted(parts)}
-    while len(level) > 1:
-        above: dict[int, Tensor] = {}
-        for key, part in level.items():
-            above[key >> 1] = above[key >> 1] + part if key >> 1 in above else part
-        level = above
-    return next(iter(level.values()))
-
-
 def agree(hellos: Sequence[Hello], worker: int) -> Ticket:
     """What a group of fixed members agrees on, from the hellos of all its workers, for one of them.
 

@@ -19,8 +19,8 @@ from peers.exchange.base import (
     agree,
     as_sent,
     check_digests,
-    tree_sum,
 )
+from peers.exchange.tree import tree_sum
 
 
 @dataclass

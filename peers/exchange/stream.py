@@ -27,7 +27,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
-import numpy as np
 
 from peers.errors import DisagreementError, ExchangeError
 from peers.exchange.stream_access import Access
@@ -44,6 +43,7 @@ from peers.exchange.stream_outcomes import (
     Void,
     WorkerInfo,
 )
+from peers.exchange.tree import tree_sum
 from protos import consensus_pb2 as pb
 from protos.consensus_pb2_grpc import CoordinatorStub
 from protos.frames import Frame, pieces
@@ -148,7 +148,7 @@ class StreamClient:
         header = pb.FrameHeader(publish=publish, dtype=wire)
         tensors = list(self._sent.values())
         if self._ticket.partial_sums and len(tensors) > 1:
-            tensors, header.dtype, header.publish.partial_sum = [_tree_sum(self._sent)], pb.FLOAT32, True
+            tensors, header.dtype, header.publish.partial_sum = [tree_sum(self._sent)], pb.FLOAT32, True
         if tensors:
             header.rows, header.columns = tensors[0].shape
         for values in self._sent.values():
@@ -340,14 +340,3 @@ class StreamClient:
             frozenset(result.leaving),
             result.next.round,
         )
-
-
-def _tree_sum(parts: Mapping[int, Float32]) -> Float32:
-    """As `tree_sum` of `peers.exchange.base`, for arrays."""
-    level = dict(sorted(parts.items()))
-    while len(level) > 1:
-        above: dict[int, Float32] = {}
-        for key, part in level.items():
-            above[key >> 1] = np.add(above[key >> 1], part) if key >> 1 in above else part
-        level = above
-    return next(iter(level.values()))

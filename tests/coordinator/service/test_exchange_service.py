@@ -15,9 +15,9 @@ import torch
 from coordinator.service.aggregate import robust
 from peers.draws import Rule
 from peers.errors import DisagreementError, ExchangeError
-from peers.exchange.base import tree_sum
 from peers.exchange.stream import StreamClient
 from peers.exchange.stream_outcomes import Ended, Late, Outcome, RefusedError, RoundResult, Void
+from peers.exchange.tree import tree_sum
 from protos.consensus_pb2 import INDEX_HELD, OVER, RUNNING
 from protos.tensors import NAMES, Float32, as_sent
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together
