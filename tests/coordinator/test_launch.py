@@ -41,6 +41,15 @@ def whole(command: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
     return cwd / "runs" / "run"
 
 
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The main job, deploy/local.yaml as it stands: the folder of its run, and what it printed."""
+    cwd = tmp_path_factory.mktemp("embedded")
+    code, output = run((*LAUNCH, str(ROOT / "deploy" / "local.yaml")), cwd)
+    assert code == 0, output
+    return cwd / "runs" / "local", output
+
+
 def random_round() -> int:
     """A round to strike at, another one in each run of the tests; it is printed when the test fails."""
     return random.SystemRandom().randrange(5, ROUNDS - 50)
@@ -51,11 +60,9 @@ def reached(running: Running, folder: Path, round_: int) -> None:
     running.until(lambda: rounds_recorded(folder) >= round_)
 
 
-def test_the_embedded_run_learns_in_four_processes(tmp_path: Path) -> None:
+def test_the_embedded_run_learns_in_four_processes(embedded: tuple[Path, str]) -> None:
     """deploy/local.yaml: k-NN gains 3 points or more, linear 5 or more, over the re-estimated baseline."""
-    code, output = run((*LAUNCH, str(ROOT / "deploy" / "local.yaml")), tmp_path)
-    assert code == 0, output
-    folder = tmp_path / "runs" / "local"
+    folder, output = embedded
     result = summary(folder)
     assert result["gain"]["knn"] >= 3
     assert result["gain"]["linear"] >= 5
@@ -163,19 +170,18 @@ def test_dry_run_starts_and_writes_nothing(config: Path, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["output.txt"]
 
 
-def test_through_a_coordinator_the_run_is_the_same(tmp_path: Path) -> None:
+def test_through_a_coordinator_the_run_is_the_same(embedded: tuple[Path, str], tmp_path: Path) -> None:
     """deploy/local.yaml over gRPC and over gloo: the same weights, bit for bit, and the same table."""
-    found, tables = {}, {}
-    for kind in ("collective", "coordinator"):
-        flags = settings(f"exchange.kind={kind}", f"run.name={kind}", "metrics.tensorboard=false")
-        code, output = run((*LAUNCH, str(ROOT / "deploy" / "local.yaml"), *flags), tmp_path)
-        assert code == 0, output
-        found[kind] = weights(tmp_path / "runs" / kind)
-        tables[kind] = re.findall(r"^(?:k-NN|linear) .*$", output, re.MULTILINE)
-        assert summary(tmp_path / "runs" / kind)["exchange"] == kind
-    assert found["collective"] == found["coordinator"]
-    assert tables["collective"] == tables["coordinator"]
-    assert len(tables["coordinator"]) == 2
+    collective, printed = embedded
+    flags = settings("exchange.kind=coordinator", "metrics.tensorboard=false")
+    code, output = run((*LAUNCH, str(ROOT / "deploy" / "local.yaml"), *flags), tmp_path)
+    assert code == 0, output
+    folder = tmp_path / "runs" / "local"
+    assert summary(folder)["exchange"] == "coordinator"
+    assert weights(folder) == weights(collective)
+    rows = re.compile(r"^(?:k-NN|linear) .*$", re.MULTILINE)
+    assert rows.findall(output) == rows.findall(printed)
+    assert len(rows.findall(output)) == 2
 
 
 def test_through_a_coordinator_each_process_is_restarted_alone(
