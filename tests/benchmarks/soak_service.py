@@ -15,7 +15,8 @@ from pathlib import Path
 from peers.exchange.shared import FOLDER
 from peers.exchange.stream import StreamClient
 from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import Admission, PeerWish, RoundResult, WorkerInfo
+from peers.exchange.stream_outcomes import Admission, PeerWish, RefusedError, RoundResult, WorkerInfo
+from protos.consensus_pb2 import ENDED
 from tests.benchmarks.service_load import Clock, Samples, service
 from tests.coordinator.service.light_peer import batch, outputs
 
@@ -35,11 +36,15 @@ class Member(threading.Thread):
 
     def run(self) -> None:
         """Live until told otherwise, or until the run ends."""
-        admission = self.client.join(WorkerInfo("run", (PeerWish(),), SHAPE, window=60.0))
-        self.live(admission)
-        if not self.vanish.is_set():
-            self.client.leave()
-        self.client.close()
+        try:
+            self.live(self.client.join(WorkerInfo("run", (PeerWish(),), SHAPE, window=60.0)))
+            if not self.vanish.is_set():
+                self.client.leave()
+        except RefusedError as exc:
+            if exc.code != ENDED:
+                raise  # the last newcomers find the run complete; anything else is a fault
+        finally:
+            self.client.close()
 
     def live(self, admission: Admission) -> None:
         """Publish round after round."""
