@@ -91,7 +91,8 @@ class Peer:
 
     def forward(self, images: Tensor) -> Tensor | None:
         """Outputs [B, D] to publish for images [B, C, H, W], float32 and detached; None if they are not finite."""
-        self._before = [buffer.clone() for buffer in self.network.buffers()]
+        if self.config.exchange.kind == "coordinator":  # the only exchange that may end a run before a round closes
+            self._before = [buffer.clone() for buffer in self.network.buffers()]
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             self._outputs = self.network(images).float()

@@ -62,6 +62,15 @@ class RunFolder:
         """The result, JSON; there once the run has ended."""
         return self.path / "summary.json"
 
+    @property
+    def coordinator_address(self) -> Path:
+        """Where a launched coordinator says where it listens."""
+        return self.path / "coordinator.address"
+
+    def coordinator_state(self, config: Config) -> Path:
+        """Folder of the coordinator's store: as configured, or in the run's folder."""
+        return Path(config.coordinator.state or self.path / "coordinator")
+
     def checkpoints(self, peer: int) -> Path:
         """Folder of one peer's checkpoints."""
         return self.path / "checkpoints" / f"peer-{peer:03d}"

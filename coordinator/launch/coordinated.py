@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-import grpc
-
+from coordinator import console
 from coordinator.launch.local import HOPELESS, TAIL_LINES, Outcome, WorkerFailedError
 from coordinator.launch.plan import Plan, Process
 from peers.credentials import access
 from peers.errors import ExchangeError
-from peers.exchange.stream import StreamClient
 from peers.process import PARENT_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -139,21 +137,16 @@ class Supervisor:
         process = self.plan.coordinator
         if process is None:
             raise ValueError("the plan has no coordinator")
-        self.address_file.unlink(missing_ok=True)
+        self.plan.folder.coordinator_address.unlink(missing_ok=True)
         log = self.plan.folder.path / process.log
         self.coordinator = _Child(process, self._popen(process, log), log)
         deadline = time.monotonic() + STARTING
-        while not self.address_file.is_file():
+        while not self.plan.folder.coordinator_address.is_file():
             code = self.coordinator.popen.poll()
             if code is not None or time.monotonic() > deadline:
                 raise WorkerFailedError(_describe(self.coordinator, code or 0), code or 1)
             time.sleep(LOOK)
-        self.address = self.address_file.read_text().strip()
-
-    @property
-    def address_file(self) -> Path:
-        """Where the coordinator says where it listens."""
-        return self.plan.folder.path / "coordinator.address"
+        self.address = self.plan.folder.coordinator_address.read_text().strip()
 
     def _worker_flags(self) -> tuple[str, ...]:
         return ("--coordinator", self.address)
@@ -177,16 +170,14 @@ class Supervisor:
 
     def _stop_run(self) -> None:
         """End the run for all in the same round, so that all have saved the same one."""
-        client = StreamClient(access(self.plan.config, self.address), shared=False)
+        reason = f"stopped by {signal.Signals(self.interrupted.number or 0).name}"
         try:
-            client.stop(f"stopped by {signal.Signals(self.interrupted.number or 0).name}")
-        except grpc.RpcError as exc:
+            console.stop(access(self.plan.config, self.address), reason)
+        except ExchangeError as exc:
             logger.warning("the coordinator could not be told to stop (%s); the workers are told one by one", exc)
             for child in self.workers:
                 with suppress(ProcessLookupError):
                     child.popen.terminate()
-        finally:
-            client.close()
 
     def _end_all(self) -> None:
         children = [*self.workers, *([self.coordinator] if self.coordinator else [])]

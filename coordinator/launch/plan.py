@@ -95,8 +95,7 @@ def make_plan(config: Config) -> Plan:
 
 
 def _coordinator(config: Config, folder: RunFolder) -> Process:
-    state = config.coordinator.state or str(folder.path / "coordinator")
-    address_file = str(folder.path / "coordinator.address")
+    state, address_file = str(folder.coordinator_state(config)), str(folder.coordinator_address)
     program = (sys.executable, "-m", "coordinator.cli", "serve", str(folder.config))
     command = (*program, "--address-file", address_file, "--state", state)
     return Process("coordinator", command, (), "logs/coordinator.log")

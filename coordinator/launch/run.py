@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -82,6 +81,5 @@ def _show(plan: Plan, console: Console) -> int:
 
 def _forget_coordinator(plan: Plan) -> None:
     """A run that is resumed forms its group anew, at the newest round that all have saved."""
-    state = Path(plan.config.coordinator.state or plan.folder.path / "coordinator")
-    for path in state.glob(f"{FILE}*"):  # the write-ahead log lies beside it
+    for path in plan.folder.coordinator_state(plan.config).glob(f"{FILE}*"):  # the write-ahead log lies beside it
         path.unlink()

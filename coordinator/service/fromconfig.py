@@ -40,7 +40,7 @@ def settings_of(config: Config, *, bind: str | None = None, state: str | None = 
         tls = Tls(str(Path(certs) / "server.pem"), str(Path(certs) / "server.key"), ca)
     return ServiceSettings(
         run_id=run_name(config),
-        state=state or asked.state or str(RunFolder.of(config).path / "coordinator"),
+        state=state or str(RunFolder.of(config).coordinator_state(config)),
         rule=Rule.of(config.consensus, config.run.seed),
         rounds=rounds,
         shape=(config.data.batch, common_width(config)),
