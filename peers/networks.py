@@ -25,6 +25,7 @@ from peers.config import NetworkConfig
 from peers.errors import ConfigError
 from peers.initialize import initialize
 from peers.seeds import torch_generator
+from peers.widths import width_of
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
@@ -51,6 +52,11 @@ def build(config: NetworkConfig, shape: Shape, *, seed: int, peer: int, incarnat
     network = _skeleton(config, shape).to_empty(device="cpu")
     initialize(network, config.init, torch_generator(seed, "init", peer, incarnation))
     return network
+
+
+def weight_bytes(config: NetworkConfig, shape: Shape) -> int:
+    """Bytes of an architecture's weights and buffers for images of a shape (C, H, W). Allocates none of them."""
+    return sum(tensor.nbytes for tensor in _skeleton(config, shape).state_dict().values())
 
 
 def output_width(config: NetworkConfig, shape: Shape) -> int:
@@ -82,7 +88,11 @@ def check_widths(configs: Sequence[NetworkConfig], shape: Shape) -> int:
     Raises:
         ConfigError: they differ; the text lists which peers have which D. Or one cannot be built for such images.
     """
-    widths = {config: output_width(config, shape) for config in dict.fromkeys(configs)}
+    # Our own networks take images of any size. To run them on the meta device would import torch's compiler: seconds.
+    widths = {
+        config: width_of(config) if config.name in ("mlp", "convnet") else output_width(config, shape)
+        for config in dict.fromkeys(configs)
+    }
     if len(set(widths.values())) == 1:
         return next(iter(widths.values()))
     peers: dict[tuple[str, int], list[int]] = {}
