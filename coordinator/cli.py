@@ -38,11 +38,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_status(commands.add_parser("status", help="show what a coordinator's group is doing"))
     _add_stop(commands.add_parser("stop", help="end a coordinator's run, for all its peers"))
     _add_certs(commands.add_parser("certs", help="make certificates for a coordinator beyond this machine"))
+    _add_doctor(commands.add_parser("doctor", help="find what stands between this machine and a run"))
     return parser
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="YAML configuration, e.g. deploy/local.yaml")
+def _add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    count = None if required else "?"
+    parser.add_argument("config", metavar="CONFIG", nargs=count, help="YAML configuration, e.g. deploy/local.yaml")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one value, e.g. run.seed=1; repeatable"
     )
@@ -71,6 +73,10 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def _add_access(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", help="HOST:PORT of the coordinator")
+    _add_secrets(parser)
+
+
+def _add_secrets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--certs", metavar="DIR", help="folder made by `coordinator certs`, where TLS is on")
     parser.add_argument("--mutual", action="store_true", help="show the peer's certificate of that folder")
     parser.add_argument("--token-file", metavar="FILE", help="group's secret; by default environment PEERS_TOKEN")
@@ -99,6 +105,14 @@ def _add_certs(parser: argparse.ArgumentParser) -> None:
         help="name or address by which peers reach the coordinator; repeatable",
     )
     parser.set_defaults(run=_certs)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser, required=False)
+    parser.add_argument("--address", metavar="HOST:PORT", help="coordinator to reach from here; else exchange.address")
+    _add_secrets(parser)
+    parser.add_argument("--json", action="store_true", help="a JSON object for each finding, a line each")
+    parser.set_defaults(run=_doctor)
 
 
 def _launch(options: argparse.Namespace) -> int:
@@ -186,6 +200,14 @@ def _certs(options: argparse.Namespace) -> int:
     for path in vars(made).values():
         sys.stdout.write(f"{path}\n")
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from coordinator.doctor.examine import doctor
+
+    secrets = {"certs": options.certs, "mutual": options.mutual or None, "token_file": options.token_file}
+    sets = [f"security.{name}={json.dumps(value)}" for name, value in secrets.items() if value is not None]
+    return doctor(options.config, [*options.set, *sets], options.address, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -266,7 +266,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, worker: _Optional[int] = ..., name: _Optional[str] = ..., peers: _Optional[_Iterable[int]] = ..., incarnations: _Optional[_Iterable[int]] = ..., state: _Optional[str] = ..., connected: _Optional[bool] = ..., shared_memory: _Optional[bool] = ..., silent: _Optional[float] = ..., rounds: _Optional[int] = ..., missed: _Optional[int] = ..., refused: _Optional[int] = ..., waited_for: _Optional[float] = ..., published: _Optional[bool] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("run_id", "phase", "text", "round", "rounds", "epoch", "workers", "closed", "voided", "open_for", "refused", "expelled", "round_seconds")
+    __slots__ = ("run_id", "phase", "text", "round", "rounds", "epoch", "workers", "closed", "voided", "open_for", "refused", "expelled", "round_seconds", "unix_time")
     class RefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -287,6 +287,7 @@ class StatusReply(_message.Message):
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     EXPELLED_FIELD_NUMBER: _ClassVar[int]
     ROUND_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    UNIX_TIME_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     phase: Phase
     text: str
@@ -300,7 +301,8 @@ class StatusReply(_message.Message):
     refused: _containers.ScalarMap[str, int]
     expelled: _containers.RepeatedScalarFieldContainer[str]
     round_seconds: float
-    def __init__(self, run_id: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., text: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., epoch: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., closed: _Optional[int] = ..., voided: _Optional[int] = ..., open_for: _Optional[float] = ..., refused: _Optional[_Mapping[str, int]] = ..., expelled: _Optional[_Iterable[str]] = ..., round_seconds: _Optional[float] = ...) -> None: ...
+    unix_time: float
+    def __init__(self, run_id: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., text: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., epoch: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., closed: _Optional[int] = ..., voided: _Optional[int] = ..., open_for: _Optional[float] = ..., refused: _Optional[_Mapping[str, int]] = ..., expelled: _Optional[_Iterable[str]] = ..., round_seconds: _Optional[float] = ..., unix_time: _Optional[float] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("reason",)

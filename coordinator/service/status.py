@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from coordinator.service.hub import Hub
 from coordinator.service.membership import Worker
 from coordinator.service.streams import Streams
@@ -26,6 +28,7 @@ def status(hub: Hub, streams: Streams) -> StatusReply:
         refused=metrics.refusals,
         expelled=hub.desk.expulsions,
         round_seconds=metrics.last_seconds,
+        unix_time=time.time(),
     )
 
 
