@@ -6,7 +6,7 @@ Read it as the reference: each field says what it means, in which unit, and what
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -143,12 +143,22 @@ class ExchangeConfig(Section):
     join_window: float = Field(600.0, gt=0, description="Longest wait for the group to form, and to part.")
     address: str | None = Field(None, description="HOST:PORT of the coordinator, for workers started by hand.")
     shared_memory: bool = Field(True, description="Payloads through shared memory on the coordinator's own host.")
+    interface: str | None = Field(
+        None,
+        min_length=1,
+        description="Network interface between hosts, e.g. eth0. Default: the one that reaches the other side.",
+    )
 
 
 class CoordinatorConfig(Section):
     """The service that closes rounds, for exchange.kind coordinator."""
 
     bind: str = Field("127.0.0.1:0", description="HOST:PORT to listen on; port 0 takes a free one.")
+    advertise: str | None = Field(
+        None,
+        min_length=1,
+        description="HOST or HOST:PORT that peers are told. Default: as bound; of a wildcard, this host's address.",
+    )
     state: str | None = Field(None, description="Folder of its store. Default: `coordinator` in the run's folder.")
     min_peers: int = Field(2, ge=2, description="Fewest peers that a round may have; below, the group waits.")
     quorum: float = Field(0.5, gt=0, le=1, description="Share of a round's peers that suffices at its deadline.")
@@ -197,11 +207,82 @@ class MetricsConfig(Section):
     tensorboard: bool = Field(True, description="Write TensorBoard events beside metrics.jsonl.")
 
 
+class RayConfig(Section):
+    """The same run on a Ray cluster: each worker is an actor."""
+
+    address: str | None = Field(
+        None,
+        min_length=1,
+        description="auto: the cluster of this machine; ray://HOST:10001; HOST:6379. Default: start one here.",
+    )
+    cpus: float = Field(1.0, ge=0, description="CPUs reserved for each worker.")
+    gpus: float | None = Field(
+        None, ge=0, description="GPUs reserved for each worker; a part shares one. Default: 1 for device cuda, else 0."
+    )
+    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        "PACK", description="How the placement group spreads the workers over the nodes."
+    )
+    coordinator: Literal["actor", "launcher"] = Field(
+        "actor", description="Where it runs: as an actor, or beside the launcher (then peers must reach this machine)."
+    )
+    runtime_env: dict[str, Any] = Field(
+        {}, description="Ray's runtime environment, e.g. {pip: [torch]}; this project's packages are always shipped."
+    )
+    placement_timeout: float = Field(300.0, gt=0, description="Longest wait, in seconds, for the cluster to have room.")
+
+
+Line: TypeAlias = Annotated[str, Field(min_length=1, pattern=r"^[^\r\n]+$")]
+"""Text of one line: what goes into a job script must not bring lines of its own."""
+
+
+def _as_text(value: object) -> object:
+    """Slurm's `time: 90` is text that looks like a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class SlurmConfig(Section):
+    """The same run as a Slurm job."""
+
+    nodes: int = Field(1, ge=1, description="Nodes of the job.")
+    tasks_per_node: int | None = Field(None, ge=1, description="Workers on each node. Default: shared out evenly.")
+    gpus_per_node: int | None = Field(
+        None, ge=0, description="GPUs on each node. Default: one for each worker for device cuda, else none."
+    )
+    cpus_per_task: int | None = Field(None, ge=1, description="Cores of each worker. Default: the cluster's.")
+    memory: Line | None = Field(None, description="Memory of each node, as sbatch takes it, e.g. 64G.")
+    time: Annotated[Line, BeforeValidator(_as_text)] = Field(
+        "01:00:00", description="Time limit, as sbatch takes it: minutes, HH:MM:SS, D-HH:MM:SS."
+    )
+    partition: Line | None = Field(None, description="Partition. Default: the cluster's.")
+    account: Line | None = Field(None, description="Account that is charged. Default: yours.")
+    extra: Annotated[tuple[Line, ...], BeforeValidator(_as_tuple)] = Field(
+        (), description="Further sbatch options, e.g. [--exclusive, --constraint=a100]."
+    )
+    setup: Annotated[tuple[Line, ...], BeforeValidator(_as_tuple)] = Field(
+        (), description="Shell lines that the job runs first, e.g. [module load cuda]."
+    )
+    requeue: bool = Field(True, description="Queue the job again when it was preempted or ran out of time.")
+    signal_before: int = Field(120, ge=5, le=65535, description="Seconds before the time limit at which peers save.")
+    cancel_on_interrupt: bool = Field(False, description="Ctrl-C on the launcher cancels the job; else it goes on.")
+    poll: float = Field(5.0, gt=0, description="Seconds between two looks at the job's state.")
+
+
 class LauncherConfig(Section):
     """Who starts the workers for `coordinator launch`."""
 
-    kind: Literal["local"] = Field("local", description="local: processes of this machine under torch's agent.")
-    max_restarts: int = Field(3, ge=0, description="Restarts of a failed group from its checkpoints.")
+    kind: Literal["local", "ray", "slurm"] = Field(
+        "local", description="local: processes of this machine; ray: actors of a cluster; slurm: a batch job."
+    )
+    max_restarts: int = Field(
+        3, ge=0, description="Restarts of a failed group from its checkpoints; with a coordinator, of each process."
+    )
+    ray: RayConfig = RayConfig()
+    slurm: SlurmConfig = SlurmConfig()
+
+
+def _as_kind(value: object) -> object:
+    """`launcher: slurm` stands for `launcher: {kind: slurm}`."""
+    return {"kind": value} if isinstance(value, str) else value
 
 
 class Config(Section):
@@ -221,7 +302,7 @@ class Config(Section):
     probe: ProbeConfig = ProbeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     metrics: MetricsConfig = MetricsConfig()
-    launcher: LauncherConfig = LauncherConfig()
+    launcher: Annotated[LauncherConfig, BeforeValidator(_as_kind)] = LauncherConfig()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU.")
     precision: Literal["float32", "bf16"] = Field("float32", description="Of the forward pass; weights are float32.")
 

@@ -23,6 +23,7 @@ DEFAULT_ROUNDS = 100
 
 _HINTS = {
     "missing": "a value is missing",
+    "dict_type": "expected a mapping of keys to values",
     "model_type": "expected a mapping of keys to values",
     "tuple_type": "expected a mapping, or a list",
     "model_attributes_type": "expected a mapping of keys to values",
@@ -45,7 +46,18 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper that quotes what `_Loader` would read as a number."""
 
 
+_NOT_BASE_60 = {
+    "tag:yaml.org,2002:int": re.compile(r"^[-+]?(0b[01_]+|0x[\da-fA-F_]+|0[0-7_]+|0|[1-9][\d_]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]\d+)?$|^[-+]?\.(?i:inf)$|^\.(?i:nan)$"
+    ),
+}
 for _side in (_Loader, _Dumper):
+    # YAML 1.1 reads 01:30:00 as a number in base 60: here a time limit stays the text that it is.
+    _side.yaml_implicit_resolvers = {
+        first: [(tag, _NOT_BASE_60.get(tag, pattern)) for tag, pattern in found]
+        for first, found in _side.yaml_implicit_resolvers.items()
+    }
     _side.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
     )
@@ -148,6 +160,7 @@ def contradictions(config: Config) -> Iterator[str]:
         yield "exchange.kind = 'inprocess': one process hosts all peers; use collective for several workers"
     if group.peers is not None and exchange.kind == "coordinator" and config.coordinator.min_peers > group.peers:
         yield f"coordinator.min_peers = {config.coordinator.min_peers}: more than group.peers = {group.peers}"
+    yield from _launcher_contradictions(config)
     if config.security.mutual and config.security.certs is None:
         yield "security.mutual = true: needs security.certs, the folder of the certificates"
     if not exchange.heartbeat < exchange.round_deadline <= exchange.join_window:
@@ -164,6 +177,29 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"data.image_size = {data.image_size}: only for image_folder and synthetic, {data.name} has its own size"
     if any(l2 < 0 for l2 in config.probe.linear_l2):
         yield f"probe.linear_l2 = {list(config.probe.linear_l2)}: expected strengths of 0 or more"
+
+
+def _launcher_contradictions(config: Config) -> Iterator[str]:
+    launcher, elastic = config.launcher, config.exchange.kind == "coordinator"
+    gpus = launcher.ray.gpus
+    if launcher.kind == "ray" and gpus is not None and gpus % 1 and not elastic:
+        yield (
+            f"launcher.ray.gpus = {gpus:g}: NCCL refuses two ranks on one GPU; host several peers in a worker with "
+            f"group.peers_per_worker, or use exchange.kind = 'coordinator'"
+        )
+    if launcher.kind == "ray" and gpus and config.device == "cpu":
+        yield f"launcher.ray.gpus = {gpus:g}: device = 'cpu' uses none; leave it out"
+    if launcher.kind == "slurm" and launcher.slurm.gpus_per_node and config.device == "cpu":
+        yield f"launcher.slurm.gpus_per_node = {launcher.slurm.gpus_per_node}: device = 'cpu' uses none; leave it out"
+    slurm, peers = launcher.slurm, config.group.peers
+    if launcher.kind == "slurm" and peers is not None:
+        workers = -(-peers // min(config.group.peers_per_worker, peers))
+        if workers % slurm.nodes or slurm.tasks_per_node not in (None, workers // slurm.nodes):
+            per_node = "" if slurm.tasks_per_node is None else f" and tasks_per_node = {slurm.tasks_per_node}"
+            yield (
+                f"launcher.slurm.nodes = {slurm.nodes}{per_node}: group.peers = {peers} with group.peers_per_worker = "
+                f"{config.group.peers_per_worker} makes {workers} workers, which must fill the nodes evenly"
+            )
 
 
 def _read(path: Path) -> Tree:
@@ -224,6 +260,8 @@ def _describe(error: Mapping[str, Any], tree: Tree) -> str:
     if error["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
         return f"{shown}: expected one of {', '.join(names)}{_nearest(str(value), names)}"
+    if error["type"] == "string_pattern_mismatch" and path != "run.name":
+        return f"{shown}: expected text of one line"
     if error["type"] == "string_pattern_mismatch":
         return f"{shown}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit"
     message = _HINTS.get(error["type"], str(error["msg"]).replace("Input should be", "expected"))

@@ -29,6 +29,11 @@ class StopSignal:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
+    def request(self, number: int = signal.SIGTERM) -> None:
+        """Ask without a signal, from another thread."""
+        if self.received is None:
+            self.received = number
+
     def requested(self) -> bool:
         """Whether a signal has come."""
         return self.received is not None

@@ -67,6 +67,11 @@ class RunFolder:
         """Where a launched coordinator says where it listens."""
         return self.path / "coordinator.address"
 
+    @property
+    def job_script(self) -> Path:
+        """What was given to Slurm."""
+        return self.path / "job.sbatch"
+
     def coordinator_state(self, config: Config) -> Path:
         """Folder of the coordinator's store: as configured, or in the run's folder."""
         return Path(config.coordinator.state or self.path / "coordinator")

@@ -238,10 +238,28 @@ class Worker:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a worker; returns its exit code."""
-    options = _parser().parse_args(arguments)
-    place = Place.of()
+    """Run a worker as this process; returns its exit code."""
+    options = parser().parse_args(arguments)
+    stop = StopSignal()
+    try:
+        place = Place.of()
+    except PeersError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return exc.exit_code
     set_up_logging(place)
+    stop.install()
+    end_with_parent()
+    return work(options, place, stop)
+
+
+def work(options: argparse.Namespace, place: Place, stop: StopSignal) -> int:
+    """Run a worker in this thread; returns its exit code.
+
+    Args:
+        options: parsed by `parser`.
+        place: among the other workers; those of a fixed group meet where the environment says.
+        stop: asks it to save and end.
+    """
     try:
         sets = list(options.set)
         if options.coordinator is not None:
@@ -250,9 +268,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         existing: Existing = "overwrite" if options.overwrite else "refuse"
         if options.resume == "auto" or place.restarts:
             existing = "resume"
-        stop = StopSignal()
-        stop.install()
-        end_with_parent()
         worker = Worker(config, place, existing, _membership(config, place, options.peer), stop)
         try:
             worker.run()
@@ -264,29 +279,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What a worker may be told."""
+    flags = argparse.ArgumentParser(
         prog="python -m peers.worker",
         description="Hosts one peer of a group, or several. Without arguments: the bundled digits and 4 peers "
         "(under torchrun one for each process).",
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML configuration")
-    parser.add_argument(
+    flags.add_argument("--config", metavar="FILE", help="YAML configuration")
+    flags.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one value, e.g. run.seed=1; repeatable"
     )
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="exchange through the coordinator at this address")
-    parser.add_argument(
+    flags.add_argument("--coordinator", metavar="HOST:PORT", help="exchange through the coordinator at this address")
+    flags.add_argument(
         "--peer",
         metavar="ID",
         type=int,
         help="with --coordinator: be this peer (the first of those hosted); by default whichever is free",
     )
-    existing = parser.add_mutually_exclusive_group()
+    existing = flags.add_mutually_exclusive_group()
     existing.add_argument(
         "--resume", choices=["auto", "never"], default="never", help="auto: continue from the newest common checkpoint"
     )
     existing.add_argument("--overwrite", action="store_true", help="delete the run if it exists")
-    return parser
+    return flags
 
 
 def _membership(config: Config, place: Place, first: int | None) -> Membership:

@@ -18,13 +18,18 @@ def lines() -> Iterator[str]:
     """A table row for every field, in the order of the schema."""
     yield "| key | default | values | meaning |"
     yield "| --- | --- | --- | --- |"
-    for name, field in Config.model_fields.items():
-        section = NetworkConfig if name == "network" else field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            for key, inner in section.model_fields.items():
-                yield _row(f"{name}.{key}", inner)
+    for path, field in fields():
+        yield _row(path, field)
+
+
+def fields(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of the configuration with its dotted path, in the order of the schema."""
+    for name, field in section.model_fields.items():
+        inner = NetworkConfig if name == "network" else field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from fields(inner, f"{prefix}{name}.")
         else:
-            yield _row(name, field)
+            yield f"{prefix}{name}", field
 
 
 def _row(path: str, field: FieldInfo) -> str:
@@ -42,8 +47,12 @@ def _values(annotation: Any) -> str:
         return ", ".join(map(str, arguments))
     if type(None) in arguments:
         return _values(arguments[0])
-    if arguments:
-        return "list of numbers"
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _values(arguments[0])
+    if typing.get_origin(annotation) is tuple:
+        return "list of numbers" if arguments[0] is float else "list of texts"
+    if typing.get_origin(annotation) is dict:
+        return "mapping"
     return {int: "integer", float: "number", str: "text", bool: "true, false"}[annotation]
 
 

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from coordinator import console
-from coordinator.launch.local import HOPELESS, TAIL_LINES, Outcome, WorkerFailedError
+from coordinator.launch.base import (
+    HOPELESS,
+    Interrupted,
+    Outcome,
+    Reports,
+    WorkerFailedError,
+    exit_code_of,
+    failure,
+)
 from coordinator.launch.plan import Plan, Process
 from peers.credentials import access
 from peers.errors import ExchangeError
@@ -42,25 +47,9 @@ class _Child:
     starts: int = 1
 
 
-class Interrupted:
-    """Remembers the first SIGTERM or SIGINT while it is installed."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Take over both signals, and give them back."""
-        before = {number: signal.signal(number, self._on) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _on(self, number: int, frame: FrameType | None) -> None:
-        if self.number is None:
-            self.number = number
+def launch(plan: Plan, reports: Reports) -> Outcome:
+    """Run a plan whose exchange is a coordinator; see `coordinator.launch.base`."""
+    return Supervisor(plan, reports).run()
 
 
 class Supervisor:
@@ -68,11 +57,11 @@ class Supervisor:
 
     Args:
         plan: the run's folder must have been prepared.
-        on_restart: called with (number of the restart, what happened) before each one.
+        reports: told of each restart.
     """
 
-    def __init__(self, plan: Plan, on_restart: Callable[[int, str], None]) -> None:
-        self.plan, self.on_restart = plan, on_restart
+    def __init__(self, plan: Plan, reports: Reports) -> None:
+        self.plan, self.reports = plan, reports
         self.restarts = 0
         self.interrupted = Interrupted()
         self.address = ""
@@ -113,11 +102,11 @@ class Supervisor:
             return False
         if code == 0 or told:
             return True
-        text = _describe(child, code)
+        text = failure(child.process.name, code, child.log)
         if code in HOPELESS or child.starts > self.plan.max_restarts:
-            raise WorkerFailedError(text, code if code in (*HOPELESS, ExchangeError.exit_code) else 1)
+            raise WorkerFailedError(text, exit_code_of(code))
         self.restarts += 1
-        self.on_restart(self.restarts, text)
+        self.reports.restart(self.restarts, text)
         child.popen = self._popen(child.process, child.log, *self._worker_flags())
         child.starts += 1
         return False
@@ -127,9 +116,9 @@ class Supervisor:
         if child is None or told or (code := child.popen.poll()) in (None, 0):
             return
         if code in (*HOPELESS, ExchangeError.exit_code) or child.starts > self.plan.max_restarts:
-            raise WorkerFailedError(_describe(child, code), code if code > 0 else 1)
+            raise WorkerFailedError(failure(child.process.name, code, child.log), code if code > 0 else 1)
         self.restarts += 1
-        self.on_restart(self.restarts, _describe(child, code))
+        self.reports.restart(self.restarts, failure(child.process.name, code, child.log))
         child.popen = self._popen(child.process, child.log, "--bind", self.address)
         child.starts += 1
 
@@ -144,7 +133,7 @@ class Supervisor:
         while not self.plan.folder.coordinator_address.is_file():
             code = self.coordinator.popen.poll()
             if code is not None or time.monotonic() > deadline:
-                raise WorkerFailedError(_describe(self.coordinator, code or 0), code or 1)
+                raise WorkerFailedError(failure(self.coordinator.process.name, code, self.coordinator.log), code or 1)
             time.sleep(LOOK)
         self.address = self.plan.folder.coordinator_address.read_text().strip()
 
@@ -170,9 +159,8 @@ class Supervisor:
 
     def _stop_run(self) -> None:
         """End the run for all in the same round, so that all have saved the same one."""
-        reason = f"stopped by {signal.Signals(self.interrupted.number or 0).name}"
         try:
-            console.stop(access(self.plan.config, self.address), reason)
+            console.stop(access(self.plan.config, self.address), self.interrupted.reason())
         except ExchangeError as exc:
             logger.warning("the coordinator could not be told to stop (%s); the workers are told one by one", exc)
             for child in self.workers:
@@ -191,9 +179,3 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 child.popen.kill()
                 child.popen.wait()
-
-
-def _describe(child: _Child, code: int) -> str:
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-    lines = child.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-    return "\n".join([f"{child.process.name} {how}; the end of {child.log}:", *(f"  {line}" for line in lines)])

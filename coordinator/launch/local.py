@@ -7,44 +7,17 @@ decided here, by its exit code, since a wrong configuration would only fail agai
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
+from coordinator.launch.base import HOPELESS, Outcome, Reports, WorkerFailedError, exit_code_of, failure
 from coordinator.launch.plan import Plan
-from peers.errors import ConfigError, DivergedError, ExchangeError, PeersError
+from peers.errors import ExchangeError
 
 logger = logging.getLogger(__name__)
-
-HOPELESS = (ConfigError.exit_code, DivergedError.exit_code)
-TAIL_LINES = 25
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a launch ended.
-
-    Attributes:
-        exit_code: for the launching process; 128 + signal when it was interrupted.
-        restarts: how often the group was started again.
-        signal: number of the signal that ended it, or None.
-    """
-
-    exit_code: int
-    restarts: int
-    signal: int | None = None
-
-
-class WorkerFailedError(PeersError):
-    """A worker failed for good; the text holds the end of its log and the log's path."""
-
-    def __init__(self, text: str, exit_code: int) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
 
 
 class _Logs(LogsSpecs):
@@ -72,7 +45,7 @@ class _Logs(LogsSpecs):
         return str(self._folder)
 
 
-def launch(plan: Plan, on_restart: Callable[[int, str], None]) -> Outcome:
+def launch(plan: Plan, reports: Reports) -> Outcome:
     """Start the workers of a plan, watch them, restart the group from its checkpoints when it fails.
 
     Must run in the main thread: the agent takes over SIGTERM and SIGINT, and stops the workers with them; each then
@@ -80,7 +53,7 @@ def launch(plan: Plan, on_restart: Callable[[int, str], None]) -> Outcome:
 
     Args:
         plan: the run's folder must have been prepared.
-        on_restart: called with (number of the restart, what happened) before each one.
+        reports: told of each restart.
 
     Raises:
         WorkerFailedError: a worker failed in a way that a restart does not mend, or once too often.
@@ -92,12 +65,11 @@ def launch(plan: Plan, on_restart: Callable[[int, str], None]) -> Outcome:
         except SignalException as exc:
             return Outcome(128 + exc.sigval, attempt, int(exc.sigval))
         except ChildFailedError as exc:
-            rank, failure = root_cause(exc.failures)
-            text = _describe(rank, failure, logs)
-            if failure.exitcode in HOPELESS or attempt == plan.max_restarts:
-                code = failure.exitcode if failure.exitcode in (*HOPELESS, ExchangeError.exit_code) else 1
-                raise WorkerFailedError(text, code) from exc
-            on_restart(attempt + 1, text)
+            rank, cause = root_cause(exc.failures)
+            text = failure(f"worker {rank}", cause.exitcode, logs.path(rank, "stderr"))
+            if cause.exitcode in HOPELESS or attempt == plan.max_restarts:
+                raise WorkerFailedError(text, exit_code_of(cause.exitcode)) from exc
+            reports.restart(attempt + 1, text)
         else:
             return Outcome(0, attempt)
     raise AssertionError("the loop returns or raises in its last turn")
@@ -126,16 +98,3 @@ def _agent_config(plan: Plan, logs: LogsSpecs) -> LaunchConfig:
         monitor_interval=0.2,
         logs_specs=logs,
     )
-
-
-def _describe(rank: int, failure: ProcessFailure, logs: _Logs) -> str:
-    path = logs.path(rank, "stderr")
-    how = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
-    return "\n".join([f"worker {rank} {how}; the end of {path}:", *(f"  {line}" for line in _tail(path))])
-
-
-def _tail(path: Path) -> Sequence[str]:
-    try:
-        return path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-    except OSError as exc:
-        return [f"(cannot be read: {exc})"]

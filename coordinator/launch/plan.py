@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from peers.config import Config
 from peers.configfile import dump, updated
 from peers.place import DEFAULT_PEERS, compute_threads
 from peers.runfolder import RunFolder, run_name
+
+TRAVELLING = ("PEERS_DATA", "PEERS_TOKEN")
+"""Variables of this project that processes elsewhere need, too."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,23 @@ class Process:
         command: its argument vector.
         peers: ids of the peers that it hosts.
         log: path of its log, below the run's folder.
+        reserved: what a cluster sets aside for it, for a reader; empty on this machine.
     """
 
     name: str
     command: tuple[str, ...]
     peers: tuple[int, ...]
     log: str
+    reserved: str = ""
+
+    def lines(self) -> list[str]:
+        """The process for a reader."""
+        hosts = f" peers {_span(self.peers)}," if self.peers else ""
+        reserved = f", {self.reserved}" if self.reserved else ""
+        return [
+            f"  {self.name}:{hosts} log {self.log}{reserved}",
+            f"    {' '.join(('python', *self.command[1:]))}",
+        ]
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,8 @@ class Plan:
         max_restarts: how often a failed group is started again from its checkpoints; in an elastic group, how often
             each process is.
         coordinator: the process that closes rounds; None for other exchanges.
+        environment: names of the variables that travel from here to the processes.
+        script: text of the batch job; None for launchers that need none.
     """
 
     config: Config
@@ -46,25 +65,37 @@ class Plan:
     processes: tuple[Process, ...]
     max_restarts: int
     coordinator: Process | None = None
+    environment: tuple[str, ...] = ()
+    script: str | None = None
 
     def text(self) -> str:
         """The plan for a reader: `--dry-run` prints it."""
         lines = [
             f"run       {run_name(self.config)}",
             f"folder    {self.folder.path}",
-            f"launcher  {self.config.launcher.kind}, at most {self.max_restarts} restarts",
+            f"launcher  {_launcher(self.config)}, at most {self.max_restarts} restarts",
             f"exchange  {self.config.exchange.kind}, {self.config.exchange.wire} on the wire",
+            f"meets at  {_meeting(self)}",
             f"processes {len(self.processes)}",
         ]
         if self.coordinator is not None:
-            lines.append(f"  {self.coordinator.name}: log {self.coordinator.log}")
-            lines.append(f"    {' '.join(('python', *self.coordinator.command[1:]))}")
+            lines += self.coordinator.lines()
         for process in self.processes:
-            command = " ".join(("python", *process.command[1:]))
-            lines.append(f"  {process.name}: peers {_span(process.peers)}, log {process.log}")
-            lines.append(f"    {command}")
+            lines += process.lines()
+        lines += ["environment", *(f"  {name}={_shown(name)}" for name in self.environment)]
+        lines += ["files", *(f"  {path}  {what}" for path, what in self._files())]
+        if self.script is not None:
+            lines += ["job script", *(f"  {line}".rstrip() for line in self.script.splitlines())]
         lines += ["configuration", *(f"  {line}" for line in dump(self.config).splitlines())]
         return "\n".join(lines)
+
+    def _files(self) -> Iterator[tuple[Path, str]]:
+        yield self.folder.config, "the configuration below"
+        if self.script is not None:
+            yield self.folder.job_script, "the job script below"
+        yield self.folder.metrics, "a record a line, while it runs"
+        yield self.folder.path / "checkpoints", "each peer's own weights"
+        yield self.folder.summary, "the results, at the end"
 
 
 def make_plan(config: Config) -> Plan:
@@ -72,26 +103,72 @@ def make_plan(config: Config) -> Plan:
 
     Args:
         config: as loaded; peers and name may be open.
+
+    Raises:
+        ConfigError: peers, workers and hosts do not fit.
     """
+    config = _settled(config)
+    folder = RunFolder.of(config)
+    elastic = config.exchange.kind == "coordinator"
+    per_worker, peers = config.group.peers_per_worker, config.group.peers or 0
+    command = (sys.executable, "-m", "peers.worker", "--config", str(folder.config), "--resume", "auto")
+    processes = []
+    for rank, first in enumerate(range(0, peers, per_worker)):
+        flags = ("--peer", str(first)) if elastic else ()
+        hosted = tuple(range(first, min(first + per_worker, peers)))
+        name = first if elastic else rank
+        log = f"logs/worker-{name}.log"
+        processes.append(Process(f"worker {name}", (*command, *flags), hosted, log, _reserved(config)))
+    script = None
+    if config.launcher.kind == "slurm":
+        from coordinator.launch.sbatch import job_script
+
+        script = job_script(config, folder)
+    return Plan(
+        config,
+        folder,
+        tuple(processes),
+        config.launcher.max_restarts,
+        _coordinator(config, folder) if elastic else None,
+        tuple(name for name in TRAVELLING if name in os.environ),
+        script,
+    )
+
+
+def _settled(config: Config) -> Config:
+    """The configuration with everything decided that its processes could not decide alike each for itself."""
     peers = config.group.peers or DEFAULT_PEERS
     config = updated(config, group={"peers": peers, "peers_per_worker": min(config.group.peers_per_worker, peers)})
     if config.exchange.kind == "inprocess":
         config = updated(config, group={"peers_per_worker": peers})
-    if config.exchange.kind == "coordinator":
+    launcher = config.launcher
+    if launcher.kind == "ray":
+        config = _rooted(config)
+        threads = config.group.threads or max(1, int(launcher.ray.cpus // config.group.peers_per_worker))
+        config = updated(config, group={"threads": threads})
+    elif launcher.kind == "slurm":
+        if launcher.slurm.cpus_per_task is not None:
+            threads = config.group.threads or max(1, launcher.slurm.cpus_per_task // config.group.peers_per_worker)
+            config = updated(config, group={"threads": threads})
+    elif config.exchange.kind == "coordinator":
         # Each worker is alone in its process, and cannot know with how many it shares the cores.
         config = updated(config, group={"threads": compute_threads(config.group.threads, peers)})
-    config = updated(config, run={"name": run_name(config)})
-    folder = RunFolder.of(config)
-    per_worker = config.group.peers_per_worker
-    command = (sys.executable, "-m", "peers.worker", "--config", str(folder.config), "--resume", "auto")
-    processes = []
-    for rank, first in enumerate(range(0, peers, per_worker)):
-        elastic = ("--peer", str(first)) if config.exchange.kind == "coordinator" else ()
-        hosted = tuple(range(first, min(first + per_worker, peers)))
-        name = first if elastic else rank
-        processes.append(Process(f"worker {name}", (*command, *elastic), hosted, f"logs/worker-{name}.log"))
-    coordinator = _coordinator(config, folder) if config.exchange.kind == "coordinator" else None
-    return Plan(config, folder, tuple(processes), config.launcher.max_restarts, coordinator)
+    return updated(config, run={"name": run_name(config)})
+
+
+def _rooted(config: Config) -> Config:
+    """The configuration with absolute paths: an actor's working folder is not the user's."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().absolute())
+
+    return updated(
+        config,
+        run={"out": absolute(config.run.out)},
+        data={"root": absolute(config.data.root or os.environ.get("PEERS_DATA"))},
+        coordinator={"state": absolute(config.coordinator.state)},
+        security={"certs": absolute(config.security.certs), "token_file": absolute(config.security.token_file)},
+    )
 
 
 def _coordinator(config: Config, folder: RunFolder) -> Process:
@@ -99,6 +176,48 @@ def _coordinator(config: Config, folder: RunFolder) -> Process:
     program = (sys.executable, "-m", "coordinator.cli", "serve", str(folder.config))
     command = (*program, "--address-file", address_file, "--state", state)
     return Process("coordinator", command, (), "logs/coordinator.log")
+
+
+def ray_gpus(config: Config) -> float:
+    """GPUs that Ray sets aside for a worker."""
+    gpus = config.launcher.ray.gpus
+    return float(config.device == "cuda") if gpus is None else gpus
+
+
+def _reserved(config: Config) -> str:
+    """What a cluster sets aside for a worker."""
+    if config.launcher.kind == "ray":
+        return f"{config.launcher.ray.cpus:g} CPUs, {ray_gpus(config):g} GPUs"
+    return ""
+
+
+def _launcher(config: Config) -> str:
+    ray, slurm = config.launcher.ray, config.launcher.slurm
+    if config.launcher.kind == "ray":
+        where = "a cluster started here" if ray.address is None else f"the cluster at {ray.address}"
+        return f"ray: actors of {where}, {ray.strategy}"
+    if config.launcher.kind == "slurm":
+        return f"slurm: a job of {slurm.nodes} nodes, limit {slurm.time}"
+    return "local: processes of this machine"
+
+
+def _meeting(plan: Plan) -> str:
+    """Where the processes find one another."""
+    config, kind = plan.config, plan.config.launcher.kind
+    if plan.coordinator is not None:
+        if kind == "ray":
+            where = "an actor's node" if config.launcher.ray.coordinator == "actor" else "this machine"
+            return f"the coordinator on {where}, a free port"
+        return "the coordinator on the job's first node" if kind == "slurm" else config.coordinator.bind
+    return {
+        "local": "a store in the launcher, localhost, a free port",
+        "ray": "a store in an actor of its own, a free port",
+        "slurm": "a store in the agent of the job's first node",
+    }[kind]
+
+
+def _shown(name: str) -> str:
+    return "(hidden)" if name == "PEERS_TOKEN" else os.environ.get(name, "")
 
 
 def _span(peers: tuple[int, ...]) -> str:

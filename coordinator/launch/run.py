@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import signal
+from collections.abc import Callable
 
 import torch
 from rich.console import Console
 
-from coordinator.launch.coordinated import Supervisor
-from coordinator.launch.local import launch
+from coordinator.launch import coordinated, local
+from coordinator.launch.base import Outcome, Reports
 from coordinator.launch.plan import Plan
 from coordinator.launch.progress import Display, Follower
 from coordinator.service.store import FILE
@@ -52,13 +53,32 @@ def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
     def on_restart(number: int, text: str) -> None:
         console.print(f"{text}\nrestart {number} of {plan.max_restarts} from the checkpoints", soft_wrap=True)
 
+    def note(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
     with Display(Follower(plan.folder.metrics, grounds.rounds), console):
-        outcome = Supervisor(plan, on_restart).run() if plan.coordinator is not None else launch(plan, on_restart)
+        outcome = _launcher(plan)(plan, Reports(on_restart, note))
+    if outcome.note:
+        note(outcome.note)
+        return outcome.exit_code
     if outcome.signal is not None:
         name = signal.Signals(outcome.signal).name
         console.print(f"stopped by {name}; every peer has saved itself; --resume auto continues", soft_wrap=True)
         return outcome.exit_code
     return _show(plan, console)
+
+
+def _launcher(plan: Plan) -> Callable[[Plan, Reports], Outcome]:
+    kind = plan.config.launcher.kind
+    if kind == "ray":
+        from coordinator.launch import ray  # only this launcher needs that library
+
+        return ray.launch
+    if kind == "slurm":
+        from coordinator.launch import slurm
+
+        return slurm.launch
+    return local.launch if plan.coordinator is None else coordinated.launch
 
 
 def _show(plan: Plan, console: Console) -> int:

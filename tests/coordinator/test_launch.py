@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import signal
@@ -77,19 +76,6 @@ def test_the_embedded_run_learns_in_four_processes(embedded: tuple[Path, str]) -
     assert list(folder.glob("tensorboard/peer-000/events.*"))
 
 
-def test_a_killed_worker_costs_nothing(command: tuple[str, ...], whole: Path, start: Start, tmp_path: Path) -> None:
-    """SIGKILL at a random round: the group restarts from its checkpoints and ends with the same weights."""
-    folder, round_ = tmp_path / "runs" / "run", random_round()
-    running = start(command)
-    reached(running, folder, round_)
-    running.workers()[round_ % 2].kill()
-    code, output = running.wait()
-    assert code == 0, output
-    assert "was killed by signal 9" in output
-    assert "restart 1 of 3 from the checkpoints" in output
-    assert weights(folder) == weights(whole), f"killed at round {round_}"
-
-
 def test_a_killed_launch_costs_nothing(command: tuple[str, ...], whole: Path, start: Start, tmp_path: Path) -> None:
     """SIGKILL to the launcher: its workers end by themselves, and --resume auto ends with the same weights."""
     folder, round_ = tmp_path / "runs" / "run", random_round()
@@ -105,25 +91,6 @@ def test_a_killed_launch_costs_nothing(command: tuple[str, ...], whole: Path, st
     assert weights(folder) == weights(whole), f"killed at round {round_}"
 
 
-def test_an_interrupt_saves_and_resumes(command: tuple[str, ...], whole: Path, start: Start, tmp_path: Path) -> None:
-    """Ctrl-C: no worker is left, the exit code is 130, nothing was lost."""
-    folder, round_ = tmp_path / "runs" / "run", random_round()
-    running = start(command)
-    reached(running, folder, round_)
-    workers = running.workers()
-    running.process.send_signal(signal.SIGINT)
-    code, output = running.wait()
-    assert code == 128 + signal.SIGINT, output
-    assert "stopped by SIGINT; every peer has saved itself" in output
-    assert not any(worker.is_running() for worker in workers)
-    saved = {json.loads(path.read_text())["round"] for path in folder.glob("checkpoints/peer-*/latest")}
-    assert len(saved) == 1
-    assert saved.pop() >= round_
-    code, output = run((*command, "--resume", "auto"), tmp_path)
-    assert code == 0, output
-    assert weights(folder) == weights(whole), f"interrupted at round {round_}"
-
-
 def test_a_crash_shows_its_traceback_and_its_log(command: tuple[str, ...], start: Start, tmp_path: Path) -> None:
     """What nobody foresaw in a worker reaches whoever launched it, with the path of the log."""
     folder = tmp_path / "runs" / "run"
@@ -136,16 +103,6 @@ def test_a_crash_shows_its_traceback_and_its_log(command: tuple[str, ...], start
     assert "Traceback (most recent call last)" in output
     assert "IsADirectoryError" in output
     assert re.search(r"runs/run/logs/worker-[01]\.stderr", output)
-
-
-def test_what_a_restart_cannot_mend_is_not_tried_again(command: tuple[str, ...], tmp_path: Path) -> None:
-    """A diverged peer would diverge again: exit code 4 at once, with the peer's own words and no traceback."""
-    explode = settings("optimizer.name=sgd", "optimizer.learning_rate=1e30", "consensus.loss=mse", "network.norm=none")
-    code, output = run((*command, *explode), tmp_path)
-    assert code == 4, output
-    assert "non-finite values for 10 rounds in a row" in output
-    assert "restart" not in output
-    assert "Traceback" not in output
 
 
 def test_a_run_that_is_under_way_is_not_entered(command: tuple[str, ...], start: Start, tmp_path: Path) -> None:
@@ -201,21 +158,3 @@ def test_through_a_coordinator_each_process_is_restarted_alone(
     assert code == 0, output
     assert "coordinator was killed by signal 9" in output
     assert {report["peer"] for report in summary(folder)["per_peer"]} == {0, 1, 2}
-
-
-def test_through_a_coordinator_an_interrupt_saves_and_resumes(
-    command: tuple[str, ...], whole: Path, start: Start, tmp_path: Path
-) -> None:
-    """Ctrl-C: all save the same round; resumed, the weights are those of an uninterrupted collective run."""
-    elastic = (*command, *settings("exchange.kind=coordinator"))
-    folder, round_ = tmp_path / "runs" / "run", random_round()
-    running = start(elastic)
-    reached(running, folder, round_)
-    running.process.send_signal(signal.SIGINT)
-    code, output = running.wait()
-    assert code == 128 + signal.SIGINT, output
-    saved = {json.loads(path.read_text())["round"] for path in folder.glob("checkpoints/peer-*/latest")}
-    assert len(saved) == 1
-    code, output = run((*elastic, "--resume", "auto"), tmp_path)
-    assert code == 0, output
-    assert weights(folder) == weights(whole), f"interrupted at round {round_}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Iterator
@@ -17,28 +18,22 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from peers.config import Config, NetworkConfig, Section
+from peers.config import Config, Line, NetworkConfig, Section
 from peers.configfile import contradictions, dump, identity, identity_digest, load, parse, plain, rounds_of, updated
-
-SECTIONS: dict[str, type[BaseModel]] = {
-    name: field.annotation
-    for name, field in Config.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-}
-MODELS = [Config, NetworkConfig, *SECTIONS.values()]
+from tests.reference import fields
 
 
-def fields() -> Iterator[tuple[str, FieldInfo]]:
-    """Every field that a file may hold, by its dotted path; networks stand for one of them."""
-    for name, field in Config.model_fields.items():
-        model = NetworkConfig if name == "network" else SECTIONS.get(name)
-        if model is None:
-            yield name, field
-        else:
-            yield from ((f"{name}.{key}", inner) for key, inner in model.model_fields.items())
+def sections(model: type[BaseModel] = Config) -> Iterator[type[BaseModel]]:
+    """Every section below a model, and those below them."""
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield field.annotation
+            yield from sections(field.annotation)
 
 
+MODELS = [Config, NetworkConfig, *sections()]
 FIELDS = dict(fields())
+TEXT = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=20)
 
 
 def bounds_of(field: FieldInfo) -> dict[str, Any]:
@@ -61,7 +56,13 @@ def values_of(path: str, annotation: Any = None) -> st.SearchStrategy[Any]:
         return st.none() | st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z")
     if path == "probe.linear_l2":
         return st.lists(st.floats(0, 10), min_size=1, max_size=5)
-    if typing.get_origin(annotation) is types.UnionType:
+    if path == "launcher.ray.runtime_env":
+        return st.dictionaries(TEXT, st.booleans() | TEXT, max_size=2)
+    if typing.get_origin(annotation) is tuple:
+        return st.lists(TEXT, max_size=3)
+    if typing.get_origin(annotation) is typing.Annotated:
+        return values_of(path, typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return st.one_of(*(values_of(path, part) for part in typing.get_args(annotation)))
     if typing.get_origin(annotation) is typing.Literal:
         return st.sampled_from(typing.get_args(annotation))
@@ -74,15 +75,20 @@ def values_of(path: str, annotation: Any = None) -> st.SearchStrategy[Any]:
     plain_values = {
         bool: st.booleans(),
         type(None): st.none(),
-        str: st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=20),
+        str: TEXT,
     }
     return plain_values[annotation]
 
 
 def trees(section: str) -> st.SearchStrategy[Any]:
     """Valid trees of one section, without contradictions where these would be the rule."""
-    keys = [path.partition(".")[2] for path in FIELDS if path.startswith(f"{section}.")]
-    tree = st.fixed_dictionaries({key: values_of(f"{section}.{key}") for key in keys})
+    below = [path.removeprefix(f"{section}.").partition(".") for path in FIELDS if path.startswith(f"{section}.")]
+    tree = st.fixed_dictionaries(
+        {
+            name: trees(f"{section}.{name}") if dot else values_of(f"{section}.{name}")
+            for name, dot in dict.fromkeys(part[:2] for part in below)
+        }
+    )
     if section == "run":
         return st.builds(lambda drawn, key: {**drawn, key: None}, tree, st.sampled_from(["rounds", "epochs"]))
     if section == "exchange":
@@ -140,7 +146,7 @@ def through_file(config: Config, folders: pytest.TempPathFactory) -> Config:
     return load(path)
 
 
-@pytest.mark.parametrize("section", [*SECTIONS, "network"])
+@pytest.mark.parametrize("section", dict.fromkeys(path.partition(".")[0] for path in FIELDS if "." in path))
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_file_gives_back_what_was_dumped(
@@ -236,21 +242,26 @@ def other_value(path: str) -> Any:
         return OTHER[path]
     if typing.get_origin(field.annotation) is typing.Literal:
         return next(choice for choice in kinds if choice != field.default)
-    if str in kinds:
+    if isinstance(field.default, tuple):
+        return ["other"]
+    if field.annotation == dict[str, Any]:
+        return {"other": 1}
+    if str in kinds or Line in kinds:
         return "elsewhere"
     if bool in kinds:
         return not field.default
     if int in kinds:
         return (field.default or 7) + 1
-    return field.default * 0.5 or 0.25
+    return (field.default or 0.5) * 0.5
 
 
-@pytest.mark.parametrize("path", [path for path in FIELDS if path != "launcher.kind"])  # which has one value
+@pytest.mark.parametrize("path", FIELDS)
 def test_identity_holds_what_determines_the_weights(path: str) -> None:
     """Changing one value changes the identity exactly if the weights depend on it, and under its own name."""
-    section, _, key = path.partition(".")
+    section, *keys = path.split(".")
     value = other_value(path)
-    tree = {**BASE, section: {**BASE.get(section, {}), key: value} if key else value}
+    change = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), value)
+    tree = {**BASE, section: {**BASE.get(section, {}), **change} if keys else change}
     before, after = identity(parse(dict(BASE)), 100), identity(parse(tree), 100)
     changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
     assert parse(tree) != parse(dict(BASE))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers.config import Config
-from peers.configfile import load, parse
+from peers.configfile import dump, load, parse
 from peers.errors import ConfigError
 
 
@@ -277,3 +277,66 @@ def test_no_setting_gets_past_as_anything_but_an_error_of_ours(sets: list[str]) 
     """Whatever is typed, it makes a configuration or a ConfigError, never another exception."""
     with contextlib.suppress(ConfigError):
         assert isinstance(load(None, sets), Config)
+
+
+@pytest.mark.parametrize("text", ["01:30:00", "1:00:00", "90", "2-00"])
+def test_a_time_limit_stays_what_was_written(tmp_path: Path, text: str) -> None:
+    """YAML 1.1 reads 01:30:00 as 5400 in base 60: here it is the text that Slurm takes."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"launcher:\n  kind: slurm\n  slurm: {{time: {text}}}\n")
+    assert load(path).launcher.slurm.time == text
+    path.write_text(dump(load(path)))
+    assert load(path).launcher.slurm.time == text
+
+
+def test_a_launcher_may_be_its_name(tmp_path: Path) -> None:
+    """`launcher: slurm` is short for `launcher: {kind: slurm}`."""
+    path = tmp_path / "config.yaml"
+    path.write_text("launcher: slurm\n")
+    assert load(path) == load(sets=["launcher.kind=slurm"]) == load(sets=["launcher=slurm"])
+
+
+@pytest.mark.parametrize(
+    ("tree", "problem"),
+    [
+        (
+            {"launcher": {"kind": "ray", "ray": {"gpus": 0.5}}},
+            r"launcher\.ray\.gpus = 0\.5: NCCL refuses two ranks on one GPU; host several peers in a worker with "
+            r"group\.peers_per_worker, or use exchange\.kind = 'coordinator'",
+        ),
+        (
+            {"launcher": {"kind": "ray", "ray": {"gpus": 1}}, "device": "cpu"},
+            r"launcher\.ray\.gpus = 1: device = 'cpu' uses none",
+        ),
+        (
+            {"launcher": {"kind": "slurm", "slurm": {"gpus_per_node": 2}}, "device": "cpu"},
+            r"launcher\.slurm\.gpus_per_node = 2: device = 'cpu' uses none",
+        ),
+        (
+            {"launcher": {"kind": "slurm", "slurm": {"nodes": 2}}, "group": {"peers": 6, "peers_per_worker": 2}},
+            r"launcher\.slurm\.nodes = 2: group\.peers = 6 with group\.peers_per_worker = 2 makes 3 workers, "
+            r"which must fill the nodes evenly",
+        ),
+        (
+            {"launcher": {"kind": "slurm", "slurm": {"tasks_per_node": 3}}, "group": {"peers": 4}},
+            r"launcher\.slurm\.nodes = 1 and tasks_per_node = 3: .* makes 4 workers",
+        ),
+        (
+            {"launcher": {"slurm": {"partition": "a\nb"}}},
+            r"launcher\.slurm\.partition = 'a\\nb': expected text of one line",
+        ),
+        (
+            {"launcher": "slrm"},
+            r"launcher\.kind = 'slrm': expected one of local, ray, slurm .did you mean 'slurm'",
+        ),
+    ],
+)
+def test_launchers_that_cannot_work_are_refused(tree: dict[str, Any], problem: str) -> None:
+    """What a cluster could not run is an error before anything is submitted, with what to do."""
+    with pytest.raises(ConfigError, match=problem):
+        parse(tree)
+
+
+def test_a_part_of_a_gpu_suits_a_coordinator() -> None:
+    """Several workers may share a GPU where outputs do not travel over NCCL."""
+    parse({"launcher": {"kind": "ray", "ray": {"gpus": 0.5}}, "exchange": {"kind": "coordinator"}})

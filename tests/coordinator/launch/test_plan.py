@@ -29,8 +29,9 @@ def test_text_for_a_reader() -> None:
     assert head.splitlines() == [
         "run       demo",
         "folder    results/demo",
-        "launcher  local, at most 1 restarts",
+        "launcher  local: processes of this machine, at most 1 restarts",
         "exchange  auto, bf16 on the wire",
+        "meets at  a store in the launcher, localhost, a free port",
         "processes 3",
         "  worker 0: peers 0-1, log logs/worker-0.log",
         command,
@@ -38,6 +39,12 @@ def test_text_for_a_reader() -> None:
         command,
         "  worker 2: peers 4, log logs/worker-2.log",
         command,
+        "environment",
+        "files",
+        "  results/demo/config.yaml  the configuration below",
+        "  results/demo/metrics.jsonl  a record a line, while it runs",
+        "  results/demo/checkpoints  each peer's own weights",
+        "  results/demo/summary.json  the results, at the end",
     ]
     assert all(line.startswith("  ") for line in configuration.splitlines())
     assert parse(yaml.safe_load(configuration)) == make_plan(parse(tree)).config
