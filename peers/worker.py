@@ -87,6 +87,7 @@ class Worker:
         """Join, train, judge, leave."""
         ticket = self.exchange.join(self._hello())
         ids = sorted(ticket.incarnations)
+        self.folder.enter(self.config)  # the lead's may be on the disk of another host
         logger.info("process %d hosts peers %s of %s on %s", os.getpid(), ids, list(ticket.members), self.device)
         locks = [PeerLock(self.folder, i) for i in ids]
         log_to_file(self.folder.logs / f"worker-{ids[0] if self.exchange.elastic else self.place.rank}.log")
@@ -239,7 +240,7 @@ class Worker:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker as this process; returns its exit code."""
-    options = parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     stop = StopSignal()
     try:
         place = Place.of()
@@ -249,26 +250,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging(place)
     stop.install()
     end_with_parent()
-    return work(options, place, stop)
+    sets = list(options.set)
+    if options.coordinator is not None:
+        sets += ["exchange.kind=coordinator", f"exchange.address={options.coordinator}"]
+    existing: Existing = "overwrite" if options.overwrite else "refuse"
+    if options.resume == "auto" or place.restarts:
+        existing = "resume"
+    try:
+        config = configfile.load(options.config, sets)
+    except PeersError as exc:
+        logger.error("%s", exc)
+        return exc.exit_code
+    return work(config, place, existing, stop, first=options.peer)
 
 
-def work(options: argparse.Namespace, place: Place, stop: StopSignal) -> int:
+def work(config: Config, place: Place, existing: Existing, stop: StopSignal, *, first: int | None = None) -> int:
     """Run a worker in this thread; returns its exit code.
 
     Args:
-        options: parsed by `parser`.
+        config: as loaded.
         place: among the other workers; those of a fixed group meet where the environment says.
+        existing: what to do with a run that is already there.
         stop: asks it to save and end.
+        first: the first of the peers that it hosts, where a coordinator is asked for it.
     """
     try:
-        sets = list(options.set)
-        if options.coordinator is not None:
-            sets += ["exchange.kind=coordinator", f"exchange.address={options.coordinator}"]
-        config = with_group(configfile.load(options.config, sets), place)
-        existing: Existing = "overwrite" if options.overwrite else "refuse"
-        if options.resume == "auto" or place.restarts:
-            existing = "resume"
-        worker = Worker(config, place, existing, _membership(config, place, options.peer), stop)
+        config = with_group(config, place)
+        worker = Worker(config, place, existing, _membership(config, place, first), stop)
         try:
             worker.run()
         finally:
@@ -279,30 +287,29 @@ def work(options: argparse.Namespace, place: Place, stop: StopSignal) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """What a worker may be told."""
-    flags = argparse.ArgumentParser(
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
         prog="python -m peers.worker",
         description="Hosts one peer of a group, or several. Without arguments: the bundled digits and 4 peers "
         "(under torchrun one for each process).",
     )
-    flags.add_argument("--config", metavar="FILE", help="YAML configuration")
-    flags.add_argument(
+    parser.add_argument("--config", metavar="FILE", help="YAML configuration")
+    parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one value, e.g. run.seed=1; repeatable"
     )
-    flags.add_argument("--coordinator", metavar="HOST:PORT", help="exchange through the coordinator at this address")
-    flags.add_argument(
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="exchange through the coordinator at this address")
+    parser.add_argument(
         "--peer",
         metavar="ID",
         type=int,
         help="with --coordinator: be this peer (the first of those hosted); by default whichever is free",
     )
-    existing = flags.add_mutually_exclusive_group()
+    existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--resume", choices=["auto", "never"], default="never", help="auto: continue from the newest common checkpoint"
     )
     existing.add_argument("--overwrite", action="store_true", help="delete the run if it exists")
-    return flags
+    return parser
 
 
 def _membership(config: Config, place: Place, first: int | None) -> Membership:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +72,26 @@ async def _serve(settings: ServiceSettings, address_file: str | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    async with listen(settings) as listening:
+
+    def told(address: str) -> None:
         if address_file is not None:
-            _write_whole(Path(address_file), listening.address)
+            _write_whole(Path(address_file), address)
+
+    return await attend(settings, asked, told)
+
+
+async def attend(settings: ServiceSettings, asked: asyncio.Event, told: Callable[[str], None]) -> int:
+    """Run a coordinator in this event loop until its run has ended, or `asked` is set.
+
+    Args:
+        settings: the operator's.
+        asked: ends the process, not the run.
+        told: called with HOST:PORT as soon as the coordinator listens.
+
+    Returns, Raises: as `serve`.
+    """
+    async with listen(settings) as listening:
+        told(listening.address)
         stop: asyncio.Future[Any] = asyncio.ensure_future(asked.wait())
         over: asyncio.Future[Any] = asyncio.ensure_future(_parted(listening.hub))
         failed: asyncio.Future[Any] = listening.hub.failed
