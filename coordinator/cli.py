@@ -129,7 +129,7 @@ def _launch(options: argparse.Namespace) -> int:
     from coordinator.launch.run import run_plan  # imports torch: --help and --dry-run do without
 
     existing: Existing = "overwrite" if options.overwrite else "resume" if options.resume == "auto" else "refuse"
-    return run_plan(plan, existing, Console(highlight=False))
+    return run_plan(plan, existing, Console(highlight=False, markup=False))
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -175,7 +175,7 @@ def _status(options: argparse.Namespace) -> int:
             sys.stdout.write(json.dumps(console.as_json(state)) + "\n")
             sys.stdout.flush()
         return 0
-    screen = Console(highlight=False)
+    screen = Console(highlight=False, markup=False)
     if not (options.watch and screen.is_terminal):
         for state in states:
             screen.print(console.picture(state))

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from peers.config import Config
 from peers.errors import ConfigError
+from peers.hosts import stays_here
 
 Tree = dict[str, Any]
 DEFAULT_ROUNDS = 100
@@ -191,7 +192,14 @@ def _launcher_contradictions(config: Config) -> Iterator[str]:
         yield f"launcher.ray.gpus = {gpus:g}: device = 'cpu' uses none; leave it out"
     if launcher.kind == "slurm" and launcher.slurm.gpus_per_node and config.device == "cpu":
         yield f"launcher.slurm.gpus_per_node = {launcher.slurm.gpus_per_node}: device = 'cpu' uses none; leave it out"
+    if launcher.kind == "ray" and not launcher.ray.cpus and not gpus and config.device != "cuda":
+        yield "launcher.ray.cpus = 0: a worker without GPUs must reserve some CPU, such as 0.5"
     slurm, peers = launcher.slurm, config.group.peers
+    if launcher.kind == "slurm" and slurm.nodes > 1 and elastic and stays_here(_host(config.coordinator.bind)):
+        yield (
+            f"coordinator.bind = {config.coordinator.bind!r}: the other nodes of launcher.slurm.nodes = {slurm.nodes} "
+            f"cannot reach loopback; use 0.0.0.0:0 with security.certs and a token, or with security.insecure = true"
+        )
     if launcher.kind == "slurm" and peers is not None:
         workers = -(-peers // min(config.group.peers_per_worker, peers))
         if workers % slurm.nodes or slurm.tasks_per_node not in (None, workers // slurm.nodes):
@@ -200,6 +208,15 @@ def _launcher_contradictions(config: Config) -> Iterator[str]:
                 f"launcher.slurm.nodes = {slurm.nodes}{per_node}: group.peers = {peers} with group.peers_per_worker = "
                 f"{config.group.peers_per_worker} makes {workers} workers, which must fill the nodes evenly"
             )
+        elif (slurm.gpus_per_node or 0) % (workers // slurm.nodes):
+            yield (
+                f"launcher.slurm.gpus_per_node = {slurm.gpus_per_node}: {workers // slurm.nodes} workers on each node "
+                f"cannot share them out evenly; host several peers in a worker with group.peers_per_worker"
+            )
+
+
+def _host(bind: str) -> str:
+    return bind.rpartition(":")[0].strip("[]")
 
 
 def _read(path: Path) -> Tree:

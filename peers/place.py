@@ -27,7 +27,6 @@ class Place:
         local_rank: number of this worker on its host.
         local_world: number of workers on its host.
         restarts: how often the group has been started again.
-        bound: this process sees no GPUs but its own; whoever started it gave them out.
     """
 
     rank: int = 0
@@ -35,7 +34,6 @@ class Place:
     local_rank: int = 0
     local_world: int = 1
     restarts: int = 0
-    bound: bool = False
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> Place:
@@ -106,8 +104,6 @@ def device_of(config: Config, place: Place) -> torch.device:
         return torch.device("cpu")
     if gpus == 0:
         raise ConfigError("device = 'cuda': no GPU is visible to this process; use auto or cpu")
-    if place.bound:
-        return torch.device("cuda", 0)
     if place.local_world > gpus:
         raise ConfigError(
             f"{place.local_world} workers on this host and {gpus} GPUs: NCCL refuses two ranks on one GPU; host "

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from peers.errors import RunFolderError
 from peers.files import write_atomically
 
 Existing = Literal["refuse", "resume", "overwrite"]
+LOOK = 0.1
+"""Seconds between two tries for a lock."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class RunFolder:
     def job_script(self) -> Path:
         """What was given to Slurm."""
         return self.path / "job.sbatch"
+
+    @property
+    def job(self) -> Path:
+        """Number of the Slurm job that was submitted last."""
+        return self.path / "job.id"
 
     def coordinator_state(self, config: Config) -> Path:
         """Folder of the coordinator's store: as configured, or in the run's folder."""
@@ -134,24 +142,37 @@ class RunFolder:
 class PeerLock:
     """Holds a peer of a run for this process, so that no second one writes its checkpoints; ends with the process.
 
+    Args:
+        folder: of the run.
+        peer: its id.
+        patience: seconds that another process has to let go of it, such as one that was just killed.
+
     Raises:
         RunFolderError: another process hosts the peer.
     """
 
-    def __init__(self, folder: RunFolder, peer: int) -> None:
+    def __init__(self, folder: RunFolder, peer: int, patience: float = 0.0) -> None:
         place = folder.checkpoints(peer)
         try:
             place.mkdir(parents=True, exist_ok=True)
             self._file = (place / ".lock").open("a")
         except OSError as exc:
             raise RunFolderError(f"cannot write {place}: {exc}") from exc
+        deadline = time.monotonic() + patience
+        while not self._taken():
+            if time.monotonic() >= deadline:
+                self._file.close()
+                raise RunFolderError(
+                    f"peer {peer} of {folder.path} is hosted by another process right now; wait for it or stop it"
+                )
+            time.sleep(LOOK)
+
+    def _taken(self) -> bool:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            self._file.close()
-            raise RunFolderError(
-                f"peer {peer} of {folder.path} is hosted by another process right now; wait for it or stop it"
-            ) from exc
+        except BlockingIOError:
+            return False
+        return True
 
     def release(self) -> None:
         """Let another process host the peer."""

@@ -34,6 +34,9 @@ from peers.trainer import Trainer
 
 logger = logging.getLogger("peers.worker")
 
+PATIENCE = 10.0
+"""Seconds that the process which hosted a peer before has to be gone: it may just have been killed."""
+
 
 @dataclass(frozen=True)
 class Membership:
@@ -89,7 +92,7 @@ class Worker:
         ids = sorted(ticket.incarnations)
         self.folder.enter(self.config)  # the lead's may be on the disk of another host
         logger.info("process %d hosts peers %s of %s on %s", os.getpid(), ids, list(ticket.members), self.device)
-        locks = [PeerLock(self.folder, i) for i in ids]
+        locks = [PeerLock(self.folder, i, PATIENCE if self.existing == "resume" else 0.0) for i in ids]
         log_to_file(self.folder.logs / f"worker-{ids[0] if self.exchange.elastic else self.place.rank}.log")
         self.peers = [self._peer(i, ticket) for i in ids]
         first = self._restore(ticket)
@@ -120,7 +123,12 @@ class Worker:
         if times.kind == "inprocess" or (times.kind == "auto" and self.place.world == 1):
             group = InProcessGroup(1, round_deadline=times.round_deadline, join_window=times.join_window)
             return group.exchange(), "inprocess"
-        collective = CollectiveExchange(self.device, round_deadline=times.round_deadline, join_window=times.join_window)
+        collective = CollectiveExchange(
+            self.device,
+            round_deadline=times.round_deadline,
+            join_window=times.join_window,
+            interface=times.interface,
+        )
         return collective, "collective"
 
     def _coordinated(self) -> Exchange:

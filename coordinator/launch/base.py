@@ -1,4 +1,4 @@
-"""What all launchers share: how a launch ends, what is worth a restart, and how a failure is told.
+"""What all launchers share: the words, how a launch ends, what is worth a restart, and how a failure is told.
 
 A launcher is a function of a plan and of `Reports`; it returns an `Outcome` or raises `WorkerFailedError`:
 
@@ -7,6 +7,9 @@ A launcher is a function of a plan and of `Reports`; it returns an `Outcome` or 
     restart     what failed, up to plan.max_restarts times, unless its exit code says that it would fail again
     interrupt   SIGINT or SIGTERM: all peers save the same round and end; nothing that it started is left
     collect     logs/ and summary.json are in the run's folder here when it returns
+
+Those that watch each process by itself are a `Site`, where processes run, under one of two policies: `elastic`, for
+groups that meet at a coordinator, and `fixed`, for those that torch.distributed holds together.
 """
 
 from __future__ import annotations
@@ -17,12 +20,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
+from coordinator.launch.plan import Process
 from peers.errors import ConfigError, DivergedError, ExchangeError, PeersError
 
 HOPELESS = (ConfigError.exit_code, DivergedError.exit_code)
 """Exit codes of what would fail again in the same way."""
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 TAIL_LINES = 25
+LOOK = 0.1
+"""Seconds between two looks at the processes."""
+STARTING = 30.0
+"""Seconds that a coordinator has to listen, once it has a place to run."""
+PARTING = 30.0
+"""Seconds that processes have to save and end when they are told to."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,115 @@ class Reports:
     note: Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended.
+
+    Attributes:
+        code: its exit code, -n for signal n; None if nobody knows, as of a process of a lost host.
+        why: what is known besides, in a line.
+    """
+
+    code: int | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """How a worker finds its group.
+
+    Attributes:
+        coordinator: address of the group's coordinator; None for a fixed group.
+        rank: of the worker in a fixed group.
+        world: workers of a fixed group.
+        store: host and port of the store in which a fixed group meets; never in a worker, so that any may die.
+        attempt: how often the fixed group has been started before.
+    """
+
+    coordinator: str | None = None
+    rank: int = 0
+    world: int = 1
+    store: tuple[str, int] = ("", 0)
+    attempt: int = 0
+
+    def flags(self) -> tuple[str, ...]:
+        """What a worker is told on its command line."""
+        return () if self.coordinator is None else ("--coordinator", self.coordinator)
+
+    def environment(self) -> dict[str, str]:
+        """What a worker of a fixed group is told besides: torchrun's variables.
+
+        Each worker is alone on its host as far as it can see: a site gives it no GPUs but its own.
+        """
+        if self.coordinator is not None:
+            return {}
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.world),
+            "LOCAL_RANK": "0",
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": self.store[0],
+            "MASTER_PORT": str(self.store[1]),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there: rank 0 must not open one
+            "TORCHELASTIC_RESTART_COUNT": str(self.attempt),
+        }
+
+
+class Member(Protocol):
+    """A worker under way, wherever it runs."""
+
+    @property
+    def log(self) -> Path:
+        """Its standard error, here."""
+
+    def waits(self) -> bool:
+        """Whether it has no place to run yet."""
+
+    def ended(self) -> Ended | None:
+        """How it ended; None while it runs, or waits."""
+
+    def stop(self) -> None:
+        """Ask it to finish its round, save and end."""
+
+    def kill(self) -> None:
+        """End it now, if it has not ended; returns when it is gone."""
+
+
+class Service(Member, Protocol):
+    """A coordinator under way, wherever it runs."""
+
+    def address(self) -> str | None:
+        """Where workers reach it; None until it listens."""
+
+    def end_run(self, reason: str) -> None:
+        """End its run, for all in the same round.
+
+        Raises:
+            ExchangeError: it cannot be reached.
+        """
+
+
+class Site(Protocol):
+    """Where the processes of a plan run."""
+
+    def serve(self, process: Process, bind: str | None) -> Service:
+        """Start the coordinator.
+
+        Args:
+            process: the plan's.
+            bind: HOST:PORT instead of the configuration's; for one that is to be found where it was.
+        """
+
+    def work(self, process: Process, meeting: Meeting) -> Member:
+        """Start a worker; it continues from its checkpoints, if there are any."""
+
+    def meet(self) -> tuple[str, int]:
+        """Host and port of a new store, in which a fixed group can meet."""
+
+    def look(self) -> None:
+        """Whatever there is to do now and then: called between two looks at the processes."""
+
+
 class WorkerFailedError(PeersError):
     """A worker failed for good; the text holds the end of its log and the log's path."""
 
@@ -64,17 +185,17 @@ class WorkerFailedError(PeersError):
 
 
 class Interrupted:
-    """Remembers the first SIGTERM or SIGINT while it is installed."""
+    """Remembers the first SIGTERM, SIGINT or SIGUSR1 (a batch system's word before its time limit) while installed."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Take over both signals, and give them back."""
-        before = {number: signal.signal(number, self._on) for number in (signal.SIGTERM, signal.SIGINT)}
+    def installed(self) -> Iterator[Interrupted]:
+        """Take over these signals, and give them back."""
+        before = {number: signal.signal(number, self._on) for number in STOPPING}
         try:
-            yield
+            yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -88,20 +209,27 @@ class Interrupted:
             self.number = number
 
 
-def exit_code_of(code: int) -> int:
+def restarting(number: int, text: str, most: int) -> str:
+    """A restart, for the user."""
+    return f"{text}\nrestart {number} of {most} from the checkpoints"
+
+
+def exit_code_of(code: int | None) -> int:
     """What the launching process ends with when a worker ended with `code` for good."""
-    return code if code in (*HOPELESS, ExchangeError.exit_code) else 1
+    return code if code is not None and code in (*HOPELESS, ExchangeError.exit_code) else 1
 
 
-def failure(name: str, code: int | None, log: Path) -> str:
+def failure(name: str, ended: Ended, log: Path) -> str:
     """What became of a process, for the user: how it ended, the end of its log, the log's path.
 
     Args:
         name: of the process.
-        code: its exit code, -n for signal n; None if it is unknown, as of a process of a lost host.
+        ended: how it ended.
         log: its standard error.
     """
+    code = ended.code
     how = "was lost" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+    how += ended.why and f" ({ended.why})"
     return "\n".join([f"{name} {how}; the end of {log}:", *(f"  {line}" for line in _tail(log))])
 
 

@@ -1,7 +1,9 @@
-"""The local launcher: workers as processes of this machine, under torch's elastic agent (the one behind torchrun).
+"""The local launcher: workers as processes of this machine.
 
-The agent starts the group and ends it as a whole; it does not restart it: whether a failure is worth a restart is
-decided here, by its exit code, since a wrong configuration would only fail again.
+A group that meets at a coordinator is watched process by process (`elastic`). A fixed group is started by torch's
+elastic agent, the one behind torchrun, which holds the store that the group meets in. The agent starts the group and
+ends it as a whole; it does not restart it: whether a failure is worth a restart is decided here, by its exit code,
+since a wrong configuration would only fail again.
 """
 
 from __future__ import annotations
@@ -13,8 +15,19 @@ from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, Signa
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
-from coordinator.launch.base import HOPELESS, Outcome, Reports, WorkerFailedError, exit_code_of, failure
+from coordinator.launch import elastic
+from coordinator.launch.base import (
+    HOPELESS,
+    STOPPING,
+    Ended,
+    Outcome,
+    Reports,
+    WorkerFailedError,
+    exit_code_of,
+    failure,
+)
 from coordinator.launch.plan import Plan
+from coordinator.launch.processes import LocalSite
 from peers.errors import ExchangeError
 
 logger = logging.getLogger(__name__)
@@ -46,10 +59,10 @@ class _Logs(LogsSpecs):
 
 
 def launch(plan: Plan, reports: Reports) -> Outcome:
-    """Start the workers of a plan, watch them, restart the group from its checkpoints when it fails.
+    """Start the workers of a plan, watch them, restart what fails; see `coordinator.launch.base`.
 
-    Must run in the main thread: the agent takes over SIGTERM and SIGINT, and stops the workers with them; each then
-    finishes its round and saves itself.
+    Must run in the main thread: the agent takes over the signals that stop a launch, and stops the workers with them;
+    each then finishes its round and saves itself.
 
     Args:
         plan: the run's folder must have been prepared.
@@ -58,6 +71,8 @@ def launch(plan: Plan, reports: Reports) -> Outcome:
     Raises:
         WorkerFailedError: a worker failed in a way that a restart does not mend, or once too often.
     """
+    if plan.coordinator is not None:
+        return elastic.supervise(plan, LocalSite(plan), reports)
     for attempt in range(plan.max_restarts + 1):
         logs = _Logs(plan.folder.logs, attempt)
         try:
@@ -66,7 +81,7 @@ def launch(plan: Plan, reports: Reports) -> Outcome:
             return Outcome(128 + exc.sigval, attempt, int(exc.sigval))
         except ChildFailedError as exc:
             rank, cause = root_cause(exc.failures)
-            text = failure(f"worker {rank}", cause.exitcode, logs.path(rank, "stderr"))
+            text = failure(f"worker {rank}", Ended(cause.exitcode), logs.path(rank, "stderr"))
             if cause.exitcode in HOPELESS or attempt == plan.max_restarts:
                 raise WorkerFailedError(text, exit_code_of(cause.exitcode)) from exc
             reports.restart(attempt + 1, text)
@@ -96,5 +111,6 @@ def _agent_config(plan: Plan, logs: LogsSpecs) -> LaunchConfig:
         local_addr="localhost",
         max_restarts=0,
         monitor_interval=0.2,
+        signals_to_handle=",".join(number.name for number in STOPPING),
         logs_specs=logs,
     )

@@ -26,23 +26,19 @@ class Process:
         command: its argument vector.
         peers: ids of the peers that it hosts.
         log: path of its log, below the run's folder.
-        reserved: what a cluster sets aside for it, for a reader; empty on this machine.
+        started: how it is started, for a reader.
     """
 
     name: str
     command: tuple[str, ...]
     peers: tuple[int, ...]
     log: str
-    reserved: str = ""
+    started: str
 
     def lines(self) -> list[str]:
         """The process for a reader."""
         hosts = f" peers {_span(self.peers)}," if self.peers else ""
-        reserved = f", {self.reserved}" if self.reserved else ""
-        return [
-            f"  {self.name}:{hosts} log {self.log}{reserved}",
-            f"    {' '.join(('python', *self.command[1:]))}",
-        ]
+        return [f"  {self.name}:{hosts} log {self.log}", f"    {self.started}"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +72,13 @@ class Plan:
             f"launcher  {_launcher(self.config)}, at most {self.max_restarts} restarts",
             f"exchange  {self.config.exchange.kind}, {self.config.exchange.wire} on the wire",
             f"meets at  {_meeting(self)}",
-            f"processes {len(self.processes)}",
         ]
+        if self.config.launcher.kind == "ray":
+            shipped = ["protos, peers, coordinator"]
+            for name, value in self.config.launcher.ray.runtime_env.items():
+                shipped.append(f"{name}: {', '.join(value) if name == 'env_vars' else value}")  # values may be secrets
+            lines.append(f"ships     {'; '.join(shipped)}")
+        lines.append(f"processes {len(self.processes)}")
         if self.coordinator is not None:
             lines += self.coordinator.lines()
         for process in self.processes:
@@ -117,8 +118,8 @@ def make_plan(config: Config) -> Plan:
         flags = ("--peer", str(first)) if elastic else ()
         hosted = tuple(range(first, min(first + per_worker, peers)))
         name = first if elastic else rank
-        log = f"logs/worker-{name}.log"
-        processes.append(Process(f"worker {name}", (*command, *flags), hosted, log, _reserved(config)))
+        whole = (*command, *flags)
+        processes.append(Process(f"worker {name}", whole, hosted, f"logs/worker-{name}.log", _started(config, whole)))
     script = None
     if config.launcher.kind == "slurm":
         from coordinator.launch.sbatch import job_script
@@ -147,9 +148,9 @@ def _settled(config: Config) -> Config:
         threads = config.group.threads or max(1, int(launcher.ray.cpus // config.group.peers_per_worker))
         config = updated(config, group={"threads": threads})
     elif launcher.kind == "slurm":
-        if launcher.slurm.cpus_per_task is not None:
-            threads = config.group.threads or max(1, launcher.slurm.cpus_per_task // config.group.peers_per_worker)
-            config = updated(config, group={"threads": threads})
+        cores = launcher.slurm.cpus_per_task or 1  # what a job step gets, whatever its node has
+        threads = config.group.threads or max(1, cores // config.group.peers_per_worker)
+        config = updated(config, group={"threads": threads})
     elif config.exchange.kind == "coordinator":
         # Each worker is alone in its process, and cannot know with how many it shares the cores.
         config = updated(config, group={"threads": compute_threads(config.group.threads, peers)})
@@ -165,7 +166,7 @@ def _rooted(config: Config) -> Config:
     return updated(
         config,
         run={"out": absolute(config.run.out)},
-        data={"root": absolute(config.data.root or os.environ.get("PEERS_DATA"))},
+        data={"root": absolute(config.data.root or os.environ.get("PEERS_DATA") or None)},
         coordinator={"state": absolute(config.coordinator.state)},
         security={"certs": absolute(config.security.certs), "token_file": absolute(config.security.token_file)},
     )
@@ -175,7 +176,10 @@ def _coordinator(config: Config, folder: RunFolder) -> Process:
     state, address_file = str(folder.coordinator_state(config)), str(folder.coordinator_address)
     program = (sys.executable, "-m", "coordinator.cli", "serve", str(folder.config))
     command = (*program, "--address-file", address_file, "--state", state)
-    return Process("coordinator", command, (), "logs/coordinator.log")
+    shown = _python(command)
+    if config.launcher.kind == "ray" and config.launcher.ray.coordinator == "actor":
+        shown = "an actor on Ray's head node, num_cpus 0: coordinator.launch.ray_actors.Coordinator"
+    return Process("coordinator", command, (), "logs/coordinator.log", shown)
 
 
 def ray_gpus(config: Config) -> float:
@@ -184,11 +188,20 @@ def ray_gpus(config: Config) -> float:
     return float(config.device == "cuda") if gpus is None else gpus
 
 
-def _reserved(config: Config) -> str:
-    """What a cluster sets aside for a worker."""
+def _started(config: Config, command: tuple[str, ...]) -> str:
+    """How a worker is started, for a reader."""
     if config.launcher.kind == "ray":
-        return f"{config.launcher.ray.cpus:g} CPUs, {ray_gpus(config):g} GPUs"
-    return ""
+        asked = f"num_cpus {config.launcher.ray.cpus:g}, num_gpus {ray_gpus(config):g}"
+        return f"an actor in the placement group, {asked}: coordinator.launch.ray_actors.Worker"
+    if config.launcher.kind == "slurm":
+        from coordinator.launch.sbatch import step
+
+        return f"{' '.join(step(config, 'NODE'))} {_python(command)}"
+    return _python(command)
+
+
+def _python(command: tuple[str, ...]) -> str:
+    return " ".join(("python", *command[1:]))
 
 
 def _launcher(config: Config) -> str:
@@ -206,13 +219,13 @@ def _meeting(plan: Plan) -> str:
     config, kind = plan.config, plan.config.launcher.kind
     if plan.coordinator is not None:
         if kind == "ray":
-            where = "an actor's node" if config.launcher.ray.coordinator == "actor" else "this machine"
+            where = "Ray's head node" if config.launcher.ray.coordinator == "actor" else "this machine"
             return f"the coordinator on {where}, a free port"
         return "the coordinator on the job's first node" if kind == "slurm" else config.coordinator.bind
     return {
         "local": "a store in the launcher, localhost, a free port",
-        "ray": "a store in an actor of its own, a free port",
-        "slurm": "a store in the agent of the job's first node",
+        "ray": "a store in an actor of its own on the head node, a free port",
+        "slurm": "a store beside the job script, on its first node, a free port",
     }[kind]
 
 

@@ -10,11 +10,10 @@ from collections.abc import Callable
 import torch
 from rich.console import Console
 
-from coordinator.launch import coordinated, local
-from coordinator.launch.base import Outcome, Reports
+from coordinator.launch import local
+from coordinator.launch.base import Outcome, Reports, restarting
 from coordinator.launch.plan import Plan
 from coordinator.launch.progress import Display, Follower
-from coordinator.service.store import FILE
 from peers import summary
 from peers.errors import ExchangeError
 from peers.preflight import check, saved_rounds
@@ -40,18 +39,17 @@ def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
     grounds = check(plan.config, torch.device("cpu"))
     if existing == "resume":
         saved_rounds(plan.config, grounds, range(plan.config.group.peers or 0))
-    plan.folder.prepare(plan.config, existing)
+    if not _under_way(plan, existing):
+        plan.folder.prepare(plan.config, existing)
+        plan.folder.summary.unlink(missing_ok=True)  # so that what is shown at the end is of this launch
     console.print(
         f"run {run_name(plan.config)}: {plan.config.group.peers} peers in {len(plan.processes)} workers, "
         f"{grounds.rounds} rounds; everything goes to {plan.folder.path}",
         soft_wrap=True,
     )
-    plan.folder.summary.unlink(missing_ok=True)  # so that what is shown at the end is of this launch
-    if plan.coordinator is not None and existing == "resume":
-        _forget_coordinator(plan)
 
     def on_restart(number: int, text: str) -> None:
-        console.print(f"{text}\nrestart {number} of {plan.max_restarts} from the checkpoints", soft_wrap=True)
+        note(restarting(number, text, plan.max_restarts))
 
     def note(text: str) -> None:
         console.print(text, soft_wrap=True)
@@ -68,17 +66,33 @@ def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
     return _show(plan, console)
 
 
+def _under_way(plan: Plan, existing: Existing) -> bool:
+    """Whether the run goes on by itself already, as a batch job, and is to be followed.
+
+    Raises:
+        RunFolderError: it does, and is to be replaced.
+    """
+    if plan.config.launcher.kind != "slurm" or existing == "refuse":
+        return False
+    from coordinator.launch import slurm
+
+    if existing == "overwrite":
+        slurm.refuse_while_active(plan.folder)
+        return False
+    return slurm.active_job(plan.folder) is not None
+
+
 def _launcher(plan: Plan) -> Callable[[Plan, Reports], Outcome]:
     kind = plan.config.launcher.kind
     if kind == "ray":
-        from coordinator.launch import ray  # only this launcher needs that library
+        from coordinator.launch.ray import launch  # only this launcher needs that library
 
-        return ray.launch
+        return launch
     if kind == "slurm":
         from coordinator.launch import slurm
 
         return slurm.launch
-    return local.launch if plan.coordinator is None else coordinated.launch
+    return local.launch
 
 
 def _show(plan: Plan, console: Console) -> int:
@@ -97,9 +111,3 @@ def _show(plan: Plan, console: Console) -> int:
     ):
         console.print(f"  {path}  {what}", soft_wrap=True)
     return 0
-
-
-def _forget_coordinator(plan: Plan) -> None:
-    """A run that is resumed forms its group anew, at the newest round that all have saved."""
-    for path in plan.folder.coordinator_state(plan.config).glob(f"{FILE}*"):  # the write-ahead log lies beside it
-        path.unlink()

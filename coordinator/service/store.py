@@ -205,3 +205,13 @@ def _row(outcome: Outcome) -> tuple[object, ...]:
     peers = json.dumps(list(outcome.tensors))
     content, dtype = int(outcome.content), int(outcome.dtype)
     return outcome.settled.round, content, outcome.digest, dtype, peers, payload, zlib.crc32(payload)
+
+
+def forget(state: Path) -> None:
+    """Remove a store, if there is one: a run that is launched anew forms its group at the newest round all have saved.
+
+    Args:
+        state: its folder; whatever else lies there stays.
+    """
+    for path in state.glob(f"{FILE}*"):  # the write-ahead log lies beside it
+        path.unlink()

@@ -17,7 +17,8 @@ from tests.commands import LAUNCH, TINY, rounds_recorded, run, settings, summary
 from tests.conftest import Start
 from tests.contracts.launcher_arenas import LauncherArena
 
-ROUNDS = 300
+ROUNDS = 800
+"""Some seconds: a cluster needs a while to pass an interrupt on, and the run must not be over by then."""
 ARENAS = {
     "local": ("tests.contracts.launcher_arenas", "local_arena"),
     "ray": ("tests.contracts.ray_arena", "ray_arena"),
@@ -54,7 +55,7 @@ def command(request: pytest.FixtureRequest, arena: LauncherArena, tmp_path: Path
 
 def random_round() -> int:
     """A round to strike at, another one in each run of the tests; it is printed when the test fails."""
-    return random.SystemRandom().randrange(25, ROUNDS - 100)
+    return random.SystemRandom().randrange(25, 200)
 
 
 def test_an_interrupt_and_a_lost_worker_cost_nothing(
@@ -76,10 +77,11 @@ def test_an_interrupt_and_a_lost_worker_cost_nothing(
     assert arena.left(folder) == []
     saved = {json.loads(path.read_text())["round"] for path in folder.glob("checkpoints/peer-*/latest")}
     assert len(saved) == 1
-    assert saved.pop() >= round_
+    stopped = saved.pop()
+    assert stopped >= round_
 
     running = start((*command, "--resume", "auto"), **arena.environment)
-    running.until(lambda: rounds_recorded(folder) >= round_ + 20)
+    running.until(lambda: rounds_recorded(folder) >= stopped + 5)
     workers = arena.workers(folder)
     assert len(workers) == 2
     workers[round_ % 2].kill()
@@ -95,7 +97,7 @@ def test_an_interrupt_and_a_lost_worker_cost_nothing(
 
 def check_results(folder: Path, output: str, exchange: str) -> None:
     """Progress and table were printed; the summary names both peers, each worker has its log."""
-    assert re.search(r"^round \d+/300 .*rounds/s", output, re.MULTILINE)
+    assert re.search(rf"^round \d+/{ROUNDS} .*rounds/s", output, re.MULTILINE)
     assert re.search(r"^k-NN .*^linear ", output, re.MULTILINE | re.DOTALL)
     result = summary(folder)
     assert {report["peer"] for report in result["per_peer"]} == {0, 1}

@@ -1,0 +1,105 @@
+"""The policy for groups that torch.distributed holds together: they start, fail and start again as a whole.
+
+The store in which the group meets belongs to the site, not to the worker of rank 0: any worker may die.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from coordinator.launch.base import (
+    HOPELESS,
+    LOOK,
+    PARTING,
+    Ended,
+    Interrupted,
+    Meeting,
+    Member,
+    Outcome,
+    Reports,
+    Site,
+    WorkerFailedError,
+    exit_code_of,
+    failure,
+)
+from coordinator.launch.elastic import end
+from coordinator.launch.plan import Plan, Process
+from peers.errors import ExchangeError
+
+FOLLOWING = 10.0
+"""Seconds that the others have to find out by themselves that one has failed; what they say then is theirs."""
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: Process
+    member: Member
+
+
+def supervise(plan: Plan, site: Site, reports: Reports) -> Outcome:
+    """Start the group, watch it, restart it from its checkpoints when it fails; see `coordinator.launch.base`.
+
+    Args:
+        plan: without a coordinator; the run's folder must have been prepared.
+        site: where its processes run.
+        reports: told of each restart.
+
+    Raises:
+        WorkerFailedError: a worker failed in a way that a restart does not mend, or once too often.
+    """
+    interrupted = Interrupted()
+    with interrupted.installed():
+        for attempt in range(plan.max_restarts + 1):
+            failed = _attempt(plan, site, attempt, interrupted)
+            number = interrupted.number
+            if number is not None:
+                return Outcome(128 + number, attempt, number)
+            if failed is None:
+                return Outcome(0, attempt)
+            worker, ended = failed
+            text = failure(worker.process.name, ended, worker.member.log)
+            if ended.code in HOPELESS or attempt == plan.max_restarts:
+                raise WorkerFailedError(text, exit_code_of(ended.code))
+            reports.restart(attempt + 1, text)
+    raise AssertionError("the loop returns or raises in its last turn")
+
+
+def _attempt(plan: Plan, site: Site, attempt: int, interrupted: Interrupted) -> tuple[_Worker, Ended] | None:
+    """Run the group once; returns the worker that it failed of, and how."""
+    workers: list[_Worker] = []
+    try:
+        store, world = site.meet(), len(plan.processes)
+        for rank, process in enumerate(plan.processes):
+            meeting = Meeting(rank=rank, world=world, store=store, attempt=attempt)
+            workers.append(_Worker(process, site.work(process, meeting)))
+        failures = _watch(workers, site, interrupted)
+    finally:
+        end([worker.member for worker in workers], site)
+    return min(failures, key=_consequence, default=None)
+
+
+def _watch(workers: list[_Worker], site: Site, interrupted: Interrupted) -> list[tuple[_Worker, Ended]]:
+    """Wait until all have ended, or one has failed and the others had their time; returns failures in their order."""
+    running, failures = list(workers), []
+    told, deadline = False, float("inf")
+    while running and time.monotonic() < deadline:
+        time.sleep(LOOK)
+        site.look()
+        if interrupted.number is not None and not told:
+            told, deadline = True, time.monotonic() + PARTING
+            for worker in running:
+                worker.member.stop()
+        for worker in list(running):
+            ended = worker.member.ended()
+            if ended is not None:
+                running.remove(worker)
+                if ended.code != 0:
+                    failures.append((worker, ended))
+                    deadline = min(deadline, time.monotonic() + FOLLOWING)
+    return failures
+
+
+def _consequence(failed: tuple[_Worker, Ended]) -> bool:
+    """A lost exchange is what the others die of when one of them does: it comes last."""
+    return failed[1].code == ExchangeError.exit_code

@@ -1,0 +1,130 @@
+"""Processes of this machine as a site: subprocesses, which end when the launcher does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from coordinator import console
+from coordinator.launch.base import Ended, Meeting, Member, Service
+from coordinator.launch.plan import Plan, Process
+from coordinator.service.store import forget
+from peers.credentials import access
+from peers.errors import ExchangeError
+from peers.process import PARENT_VARIABLE
+
+
+class Child(Member):
+    """A subprocess in a session of its own: Ctrl-C reaches the launcher, which tells the others.
+
+    Args:
+        command: argument vector.
+        log: gets its output, at the end.
+        environment: variables on top of this process's.
+    """
+
+    def __init__(self, command: tuple[str, ...], log: Path, environment: Mapping[str, str]) -> None:
+        self._log = log
+        with log.open("ab") as file:
+            self._popen = subprocess.Popen(  # noqa: S603  # the plan's own command
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                env={**os.environ, **environment},
+            )
+
+    @property
+    def log(self) -> Path:
+        """See `Member.log`."""
+        return self._log
+
+    def waits(self) -> bool:
+        """See `Member.waits`."""
+        return False
+
+    def ended(self) -> Ended | None:
+        """See `Member.ended`."""
+        code = self._popen.poll()
+        return None if code is None else Ended(code)
+
+    def stop(self) -> None:
+        """See `Member.stop`."""
+        self._popen.terminate()
+
+    def kill(self) -> None:
+        """See `Member.kill`."""
+        if self._popen.poll() is None:
+            self._popen.kill()
+            self._popen.wait()
+
+
+class CoordinatorChild(Child, Service):
+    """`coordinator serve` as a subprocess.
+
+    Args:
+        plan: of the run.
+        process: the plan's coordinator.
+        bind: HOST:PORT instead of the configuration's.
+    """
+
+    def __init__(self, plan: Plan, process: Process, bind: str | None) -> None:
+        self._plan = plan
+        plan.folder.coordinator_address.unlink(missing_ok=True)
+        if bind is None:
+            forget(plan.folder.coordinator_state(plan.config))
+        flags = () if bind is None else ("--bind", bind)
+        super().__init__((*process.command, *flags), plan.folder.path / process.log, with_parent())
+
+    def address(self) -> str | None:
+        """See `Service.address`."""
+        try:
+            return self._plan.folder.coordinator_address.read_text().strip()
+        except FileNotFoundError:
+            return None
+
+    def end_run(self, reason: str) -> None:
+        """See `Service.end_run`."""
+        address = self.address()
+        if address is None:
+            raise ExchangeError("it does not listen yet")
+        console.stop(access(self._plan.config, address), reason)
+
+
+class LocalSite:
+    """A `Site` of subprocesses, for groups that meet at a coordinator; fixed groups have torch's agent.
+
+    Args:
+        plan: of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def serve(self, process: Process, bind: str | None) -> Service:
+        """See `Site.serve`."""
+        return CoordinatorChild(self._plan, process, bind)
+
+    def work(self, process: Process, meeting: Meeting) -> Member:
+        """See `Site.work`."""
+        return Child((*process.command, *meeting.flags()), stderr_of(self._plan, process), with_parent())
+
+    def meet(self) -> tuple[str, int]:
+        """See `Site.meet`."""
+        raise NotImplementedError("a fixed group of this machine is started by torch's agent")
+
+    def look(self) -> None:
+        """See `Site.look`."""
+
+
+def with_parent() -> dict[str, str]:
+    """What a process is told that is to end with this one."""
+    return {PARENT_VARIABLE: str(os.getpid())}
+
+
+def stderr_of(plan: Plan, process: Process) -> Path:
+    """Where a worker's standard error goes; its log file holds what it logs itself."""
+    return plan.folder.path / process.log.replace(".log", ".stderr")

@@ -1,0 +1,104 @@
+"""What a run writes on nodes whose disk the launcher does not share, brought into the run's folder here as it comes.
+
+Nodes that share the folder need nothing of it: a marker, which the launcher writes and their actors look for, tells.
+Checkpoints stay where they are: weights are private, and each peer's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from coordinator.launch import ray_actors
+from peers.files import write_atomically
+from peers.runfolder import RunFolder
+
+PERIOD = 1.0
+"""Seconds between two looks at a node's folder."""
+ANSWER = 10.0
+"""Seconds that a node has to answer when its last lines are asked for."""
+
+logger = logging.getLogger(__name__)
+
+
+class Mirror:
+    """The run's folder here, kept like those on the nodes.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self.marker = folder.path.absolute() / f".launcher-{uuid.uuid4().hex}"
+        self.marker.touch()
+        self._couriers: dict[str, Any] = {}
+        self._asked: dict[str, Any] = {}
+        self._known: dict[str, dict[str, tuple[int, int]]] = {}
+        self._metrics: dict[str, bytes] = {}
+        self._next = 0.0
+
+    def heed(self, spot: ray_actors.Spot) -> None:
+        """Bring here what is written where an actor is, from now on."""
+        if spot.shares or spot.node in self._couriers:
+            return
+        there = NodeAffinitySchedulingStrategy(spot.node, soft=False)
+        made = ray.remote(ray_actors.Courier).options(num_cpus=0, scheduling_strategy=there)
+        self._couriers[spot.node] = made.remote(str(self._folder.path.absolute()))
+
+    def look(self) -> None:
+        """Ask for news now and then, and take what has come; does not wait."""
+        for node, asked in list(self._asked.items()):
+            if ray.wait([asked], timeout=0)[0]:
+                self._take(node, self._asked.pop(node), ANSWER)
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + PERIOD
+        for node in self._couriers.keys() - self._asked.keys():
+            self._asked[node] = self._couriers[node].news.remote(self._known.get(node, {}))
+
+    def fetch(self) -> None:
+        """All news there are, now; waits for them."""
+        for node in list(self._couriers):
+            if node in self._asked:
+                self._take(node, self._asked.pop(node), ANSWER)
+            if node in self._couriers:
+                self._take(node, self._couriers[node].news.remote(self._known.get(node, {})), ANSWER)
+
+    def close(self) -> None:
+        """Take what is left, and take away what was put there."""
+        self.fetch()
+        for courier in self._couriers.values():
+            ray.kill(courier)
+        self.marker.unlink(missing_ok=True)
+
+    def _take(self, node: str, asked: Any, patience: float) -> None:
+        try:
+            news: dict[str, tuple[int, int, bytes]] = ray.get(asked, timeout=patience)
+        except (GetTimeoutError, RayError) as exc:
+            logger.warning("what the run wrote on node %s does not come any more: %s", node[:8], type(exc).__name__)
+            ray.kill(self._couriers.pop(node))
+            return
+        for name, (inode, offset, data) in news.items():
+            self._known.setdefault(node, {})[name] = inode, offset + len(data)
+            self._write(node, name, offset, data)
+
+    def _write(self, node: str, name: str, offset: int, data: bytes) -> None:
+        path = self._folder.path / name
+        if name == self._folder.metrics.name:
+            # Several nodes write one: a piece goes to the end, and a file that was trimmed there is made anew here.
+            self._metrics[node] = (self._metrics.get(node, b"") if offset else b"") + data
+            if offset == 0:
+                data = b"".join(self._metrics.values())
+        if offset:
+            with path.open("ab") as file:
+                file.write(data)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)

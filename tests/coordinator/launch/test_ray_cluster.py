@@ -1,0 +1,105 @@
+"""The Ray launcher before a cluster that loses actors and nodes: real ones, of Ray's own processes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clusters.ray_nodes import RayNodes, of_launcher, ray_nodes
+from tests.commands import LAUNCH, TINY, Running, rounds_recorded, run, settings, summary
+from tests.conftest import Start
+
+RUN = (
+    *TINY[:-1],
+    "run.name=run",
+    "group.peers=4",
+    "checkpoint.every=50",
+    "probe.every=0",
+    "launcher.ray.strategy=SPREAD",
+)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[RayNodes]:
+    """Three nodes of two CPUs each, the head among them."""
+    with ray_nodes(tmp_path, 2, 2, head=2) as made:
+        yield made
+
+
+def launched(start: Start, cwd: Path, *flags: str) -> Running:
+    """The launch of a run of four peers."""
+    (cwd / "empty.yaml").write_text("")
+    return start((*LAUNCH, "empty.yaml", *settings(*RUN, "launcher.kind=ray", *flags)))
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_actor_and_a_lost_node_do_not_end_the_run(nodes: RayNodes, start: Start, tmp_path: Path) -> None:
+    """Four peers on three nodes, one actor is killed, then a node is lost with all on it: the run ends with its table.
+
+    What was lost comes back by itself, on another node, with its own weights, while the others go on.
+    """
+    folder = tmp_path / "runs" / "run"
+    times = ("exchange.heartbeat=2", "exchange.round_deadline=10", "coordinator.min_peers=3", "run.rounds=2500")
+    running = launched(start, tmp_path, f"launcher.ray.address={nodes.address}", "exchange.kind=coordinator", *times)
+    running.until(lambda: rounds_recorded(folder) >= 100)
+    assert "4 workers on 3 of the cluster's 3 nodes" in running.output.read_text()
+    workers = [process for process in nodes.actors(folder) if of_launcher(process, "Worker")]
+    assert len(workers) == 4
+    workers[0].kill()
+    running.until(lambda: "restart 1 of 3" in running.output.read_text())
+    seen = rounds_recorded(folder)
+    running.until(lambda: rounds_recorded(folder) >= seen + 50)
+    nodes.lose(nodes.nodes[0])
+    running.until(lambda: "restart 2 of 3" in running.output.read_text())
+    check_end(running, folder, nodes, "coordinator")
+
+
+@pytest.mark.timeout(300)
+def test_a_fixed_group_goes_back_to_its_checkpoints_when_a_node_is_lost(
+    nodes: RayNodes, start: Start, tmp_path: Path
+) -> None:
+    """The group that torch.distributed holds together starts again as a whole, on the nodes that are left."""
+    folder = tmp_path / "runs" / "run"
+    running = launched(start, tmp_path, f"launcher.ray.address={nodes.address}", "run.rounds=600")
+    running.until(lambda: rounds_recorded(folder) >= 100)
+    nodes.lose(nodes.nodes[0])
+    running.until(lambda: "restart 1 of 3" in running.output.read_text())
+    check_end(running, folder, nodes, "collective")
+
+
+def check_end(running: Running, folder: Path, nodes: RayNodes, exchange: str) -> None:
+    """Exit code 0, a table, all four peers with their own weights, no actor left."""
+    code, output = running.wait(200)
+    assert code == 0, output
+    assert re.search(r"worker \d was lost", output)
+    assert re.search(r"^k-NN .*^linear ", output, re.MULTILINE | re.DOTALL)
+    result = summary(folder)
+    assert result["exchange"] == exchange
+    assert {report["peer"] for report in result["per_peer"]} == {0, 1, 2, 3}
+    assert {report["incarnation"] for report in result["per_peer"]} == {0}, "who comes back has its own weights"
+    assert nodes.left(folder) == []
+
+
+def test_a_cluster_without_room_says_what_it_has(nodes: RayNodes, tmp_path: Path) -> None:
+    """More workers than fit: exit code 2 after the placement timeout, with what is asked for and what is there."""
+    (tmp_path / "empty.yaml").write_text("")
+    asked = ("launcher.kind=ray", f"launcher.ray.address={nodes.address}", "launcher.ray.placement_timeout=1")
+    code, output = run((*LAUNCH, "empty.yaml", *settings(*RUN, *asked, "launcher.ray.cpus=2")), tmp_path)
+    assert code == 2, output
+    assert "4 workers of 2 CPUs and 0 GPUs each, SPREAD; it has 3 nodes with 6 CPUs" in output
+
+
+def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
+    """Exit code 2, the address, and what to do; without Ray itself: how to install it."""
+    (tmp_path / "empty.yaml").write_text("")
+    asked = ("launcher.kind=ray", "launcher.ray.address=127.0.0.1:1")
+    code, output = run((*LAUNCH, "empty.yaml", *settings(*RUN, *asked)), tmp_path)
+    assert code == 2, output
+    assert "launcher.ray.address = '127.0.0.1:1': cannot connect" in output
+    (tmp_path / "ray.py").write_text("raise ImportError('no Ray here')\n")
+    code, output = run((*LAUNCH, "empty.yaml", *settings(*RUN, *asked), "--overwrite"), tmp_path, PYTHONPATH=".")
+    assert code == 2, output
+    assert "pip install 'ray>=2.50'" in output
