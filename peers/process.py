@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -15,23 +17,35 @@ from peers.place import Place
 PARENT_VARIABLE = "PEERS_PARENT"
 """Set by a launcher for the processes that are to end with it."""
 
+SAME_REQUEST = 2.0
+"""Seconds in which a repeated signal is the same request: an agent and a batch system may both pass it on."""
+
 logger = logging.getLogger(__name__)
 
 
 class StopSignal:
-    """SIGTERM and SIGINT: the first asks to stop after the round, a second ends the process at once."""
+    """SIGTERM, SIGINT and SIGUSR1: the first asks to stop after the round, a later one ends the process at once.
 
-    def __init__(self) -> None:
+    SIGUSR1 is what batch systems are told to send some time before a job's limit.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.received: int | None = None
+        self._clock = clock
+        self._since = 0.0
 
     def install(self) -> None:
-        """Take over both signals."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Take over all three signals."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
 
     def request(self, number: int = signal.SIGTERM) -> None:
         """Ask without a signal, from another thread."""
         if self.received is None:
+            self._since = self._clock()
             self.received = number
 
     def requested(self) -> bool:
@@ -39,10 +53,11 @@ class StopSignal:
         return self.received is not None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is None:
+            self.request(number)
+            logger.warning("%s: ending after this round; once more ends at once", signal.Signals(number).name)
+        elif self._clock() - self._since > SAME_REQUEST:
             os._exit(128 + number)
-        self.received = number
-        logger.warning("%s: ending after this round; once more ends at once", signal.Signals(number).name)
 
 
 def set_up_logging(place: Place) -> None:

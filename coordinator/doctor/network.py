@@ -7,7 +7,9 @@ import socket
 from collections.abc import Iterator
 
 from coordinator.doctor.findings import Finding, Subject, error, ok, warning
-from coordinator.doctor.places import WILDCARDS, addresses, beyond, host_of, loopback, serves_here, split, stays_here
+from coordinator.doctor.places import beyond, serves_here
+from coordinator.service.advertised import trouble_of
+from peers.hosts import WILDCARDS, addresses, addresses_of, host_and_port, interface_trouble, loopback, split
 
 HOSTS_FILE = "give it an entry with this machine's own address, in the DNS or in /etc/hosts"
 
@@ -31,25 +33,14 @@ def host_name(subject: Subject) -> Iterator[Finding]:
 
 def interface(subject: Subject) -> Iterator[Finding]:
     """exchange.interface is there and up."""
-    import psutil
-
     wanted = subject.config.exchange.interface
     if wanted is None:
         return
-    there = psutil.net_if_stats()
-    if wanted not in there:
-        text = f"exchange.interface = {wanted!r} is not on this machine; it has {', '.join(sorted(there))}"
-        yield error("interface", text, "name one of these, or leave it out")
-    elif not there[wanted].isup:
-        text = f"exchange.interface = {wanted!r} is down"
-        yield error("interface", text, f"`ip link set {wanted} up`, or name another")
+    trouble = interface_trouble(wanted)
+    if trouble is None:
+        yield ok("interface", f"{wanted} is up: {', '.join(addresses_of(wanted))}")
     else:
-        own = [one.address for one in psutil.net_if_addrs()[wanted] if one.family in (socket.AF_INET, socket.AF_INET6)]
-        if own:
-            yield ok("interface", f"{wanted} is up: {', '.join(own)}")
-        else:
-            text = f"exchange.interface = {wanted!r} has no address"
-            yield error("interface", text, f"`ip addr add ADDRESS dev {wanted}`, or name another")
+        yield error("interface", trouble.text, trouble.remedy)
 
 
 def advertise(subject: Subject) -> Iterator[Finding]:
@@ -57,20 +48,11 @@ def advertise(subject: Subject) -> Iterator[Finding]:
     told = subject.config.coordinator.advertise
     if told is None or not serves_here(subject):
         return
-    try:
-        found = addresses(host_of(told))
-    except OSError as exc:
-        text = f"coordinator.advertise = {told!r} does not resolve: {exc.strerror or exc}"
-        yield error("advertise", text, "name this machine as its peers know it, or give its address")
-        return
-    bound = subject.config.coordinator.bind.rpartition(":")[0].strip("[]")
-    if loopback(found) and not stays_here(bound):
-        text = (
-            f"coordinator.advertise = {told!r} is {', '.join(found)}: peers elsewhere would look on their own machine"
-        )
-        yield error("advertise", text, "give the address of an interface that peers reach, or mend /etc/hosts")
+    trouble = trouble_of(told, subject.config.coordinator.bind)
+    if trouble is None:
+        yield ok("advertise", f"{told} is {', '.join(addresses(host_and_port(told)[0]))}")
     else:
-        yield ok("advertise", f"{told} is {', '.join(found)}")
+        yield error("advertise", trouble.text, trouble.remedy)
 
 
 def ports(subject: Subject) -> Iterator[Finding]:

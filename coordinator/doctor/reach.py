@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from coordinator.doctor.findings import Finding, Subject, error, ok, warning
-from coordinator.doctor.places import addresses, loopback, split, stays_here
 from peers.errors import ConfigError, ExchangeError
+from peers.hosts import addresses, connection_trouble, loopback, split, stays_here
 from peers.runfolder import run_name
 
 if TYPE_CHECKING:
@@ -78,16 +78,12 @@ def _resolved(host: str) -> Iterator[Finding]:
 
 
 def _unreachable(host: str, port: int) -> Finding | None:
-    where = f"nothing answers at {host}:{port}"
     try:
         with socket.create_connection((host, port), PATIENCE):
             return None
-    except ConnectionRefusedError:
-        remedy = "start the coordinator there; if it runs, bind it beyond loopback (coordinator.bind = 0.0.0.0:PORT)"
-        return error("reachable", f"{where}: the connection was refused", remedy)
     except OSError as exc:
-        remedy = "look for a firewall or a wrong network between the two; exchange.interface and routes may help"
-        return error("reachable", f"{where}: {exc.strerror or exc}", remedy)
+        trouble = connection_trouble(host, port, exc)
+        return error("reachable", trouble.text, trouble.remedy)
 
 
 def _answers(subject: Subject, host: str, port: int) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 from types import ModuleType
@@ -13,11 +14,13 @@ from coordinator.launch.base import LOOK, Interrupted, Outcome, Reports
 from coordinator.launch.plan import Plan, ray_gpus
 from peers.config import RayConfig
 from peers.errors import ConfigError
-from peers.hosts import stays_here
+from peers.hosts import connection_trouble, split, stays_here
 
 PACKAGES = ("protos", "peers", "coordinator")
 STORE_BYTES = 100 * 1024 * 1024
 """Object store of a cluster that is started here: outputs do not travel through it."""
+PATIENCE = 5.0
+"""Seconds that a connection to the cluster may take."""
 SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship the working folder and build an environment
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without GPUs keep the variables that they have
@@ -81,6 +84,7 @@ def environment(asked: RayConfig) -> dict[str, Any]:
 
 def _connect(ray: ModuleType, plan: Plan) -> None:
     asked = plan.config.launcher.ray
+    _check_address(asked.address)
     options: dict[str, Any] = {
         "address": asked.address or "local",
         "runtime_env": environment(asked),
@@ -98,6 +102,24 @@ def _connect(ray: ModuleType, plan: Plan) -> None:
         raise ConfigError(
             f"launcher.ray.address = {where!r}: cannot connect: {str(exc).splitlines()[0]}; `ray status` on a node "
             f"tells whether the cluster is up, and Python and Ray must be of the same versions there and here"
+        ) from exc
+
+
+def _check_address(address: str | None) -> None:
+    """Find out at once what Ray would find out in minutes: that nothing listens there."""
+    if address is None or address in ("auto", "local"):
+        return
+    try:
+        host, port = split(address.removeprefix("ray://"))
+    except ValueError as exc:
+        raise ConfigError(f"launcher.ray.address = {exc}, auto, or ray://HOST:10001") from exc
+    try:
+        with socket.create_connection((host, port), PATIENCE):
+            return
+    except OSError as exc:
+        raise ConfigError(
+            f"launcher.ray.address = {address!r}: {connection_trouble(host, port, exc).text}; start the cluster there "
+            f"(`ray start --head`), or leave the address out to start one here"
         ) from exc
 
 

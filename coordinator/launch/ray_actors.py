@@ -66,7 +66,8 @@ class Worker(Placed):
         from peers.process import StopSignal
 
         self._config = parse(tree)
-        self._log = RunFolder.of(self._config).path / log
+        self._folder = RunFolder.of(self._config)
+        self._log = self._folder.path / log
         self._stop = StopSignal()
 
     def run(self, coordinator: str | None, first: int | None) -> int:
@@ -83,13 +84,16 @@ class Worker(Placed):
 
         place = Place.of()
         set_up_logging(place)
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        log_to_file(self._log)
         try:
+            self._folder.enter(self._config)  # this node may not share the launcher's disk
+            log_to_file(self._log)
             config = self._config
             if coordinator is not None:
                 config = updated(config, exchange={"address": coordinator})
             return work(config, place, "resume", self._stop, first=first)
+        except PeersError as exc:
+            logging.getLogger("peers.worker").error("%s", exc)
+            return exc.exit_code
         except Exception:
             logging.getLogger("peers.worker").exception("an error that nobody foresaw")
             return 1
@@ -131,9 +135,9 @@ class Coordinator(Placed):
         from peers.process import log_to_file
 
         logs.set_up("INFO", as_json=False)
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        log_to_file(self._log)
         try:
+            self._folder.enter(self._config)
+            log_to_file(self._log)
             config = self._config
             told = (config.coordinator.advertise, config.exchange.interface)
             if config.coordinator.bind.rpartition(":")[0].strip("[]") in WILDCARDS and told == (None, None):
@@ -211,6 +215,8 @@ class Courier(Placed):
                 offset = offset if before == inode else 0
                 file.seek(offset)
                 data = file.read()
+            if name.endswith(".jsonl"):
+                data = data[: data.rfind(b"\n") + 1]
             if data or before != inode:
                 found[name] = inode, offset, data
         return found

@@ -41,7 +41,8 @@ class Mirror:
         self._couriers: dict[str, Any] = {}
         self._asked: dict[str, Any] = {}
         self._known: dict[str, dict[str, tuple[int, int]]] = {}
-        self._metrics: dict[str, bytes] = {}
+        metrics = folder.metrics
+        self._lines = set(metrics.read_bytes().splitlines(keepends=True)) if metrics.is_file() else set()
         self._next = 0.0
 
     def heed(self, spot: ray_actors.Spot) -> None:
@@ -87,18 +88,26 @@ class Mirror:
             return
         for name, (inode, offset, data) in news.items():
             self._known.setdefault(node, {})[name] = inode, offset + len(data)
-            self._write(node, name, offset, data)
+            self._write(name, offset, data)
 
-    def _write(self, node: str, name: str, offset: int, data: bytes) -> None:
+    def _write(self, name: str, offset: int, data: bytes) -> None:
+        """Add what has come. Actors that share the folder write into it meanwhile, so that files only ever grow."""
         path = self._folder.path / name
-        if name == self._folder.metrics.name:
-            # Several nodes write one: a piece goes to the end, and a file that was trimmed there is made anew here.
-            self._metrics[node] = (self._metrics.get(node, b"") if offset else b"") + data
-            if offset == 0:
-                data = b"".join(self._metrics.values())
-        if offset:
-            with path.open("ab") as file:
-                file.write(data)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name == self._folder.summary.name:
             write_atomically(path, data)
+            return
+        if name == self._folder.metrics.name:
+            data = self._unseen(data)
+        elif offset == 0 and path.is_file():
+            # The file was replaced, or is that of another node; or an earlier launch has brought its beginning.
+            here = path.read_bytes()
+            data = data[len(here) :] if data.startswith(here) else data
+        with path.open("ab") as file:
+            file.write(data)
+
+    def _unseen(self, data: bytes) -> bytes:
+        """Records that are not here yet: a resumed run trims its file, which then comes as a whole again."""
+        new = [line for line in data.splitlines(keepends=True) if line not in self._lines]
+        self._lines.update(new)
+        return b"".join(new)

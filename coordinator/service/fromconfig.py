@@ -46,6 +46,8 @@ def settings_of(config: Config, *, bind: str | None = None, state: str | None = 
         shape=(config.data.batch, common_width(config)),
         group=config.group.peers or DEFAULT_PEERS,
         bind=bind or asked.bind,
+        advertise=asked.advertise,
+        interface=times.interface,
         min_peers=asked.min_peers,
         quorum=asked.quorum,
         agreed={

@@ -21,6 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from coordinator.service.advertised import advertised
 from coordinator.service.auth import Gatekeeper
 from coordinator.service.group import COMPLETE
 from coordinator.service.hub import Hub
@@ -31,6 +32,7 @@ from coordinator.service.store import Store
 from coordinator.service.streams import Streams
 from peers.errors import ConfigError
 from peers.exchange.shared import sweep
+from peers.hosts import split
 from protos.consensus_pb2 import DESCRIPTOR, OVER
 from protos.consensus_pb2_grpc import add_CoordinatorServicer_to_server
 from protos.frames import message_limit
@@ -44,10 +46,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Listening:
-    """A coordinator that listens."""
+    """A coordinator that listens.
+
+    Attributes:
+        hub: its state.
+        address: HOST:PORT that peers are told.
+        bound: HOST:PORT that it listens on.
+    """
 
     hub: Hub
     address: str
+    bound: str
 
 
 def serve(settings: ServiceSettings, address_file: str | None = None) -> int:
@@ -55,14 +64,14 @@ def serve(settings: ServiceSettings, address_file: str | None = None) -> int:
 
     Args:
         settings: the operator's.
-        address_file: gets HOST:PORT as soon as the coordinator listens.
+        address_file: gets HOST:PORT, as peers are told, as soon as the coordinator listens.
 
     Returns:
         0 where the run is complete, or the coordinator was stopped; 3 where the run ended before its last round.
 
     Raises:
         RunFolderError: the state folder cannot be used.
-        ConfigError: the address or the certificates cannot be used.
+        ConfigError: the address, what peers are told of it, or the certificates cannot be used.
     """
     return asyncio.run(_serve(settings, address_file))
 
@@ -86,7 +95,7 @@ async def attend(settings: ServiceSettings, asked: asyncio.Event, told: Callable
     Args:
         settings: the operator's.
         asked: ends the process, not the run.
-        told: called with HOST:PORT as soon as the coordinator listens.
+        told: called with HOST:PORT, as peers are told, as soon as the coordinator listens.
 
     Returns, Raises: as `serve`.
     """
@@ -111,16 +120,20 @@ async def attend(settings: ServiceSettings, asked: asyncio.Event, told: Callable
 @asynccontextmanager
 async def listen(settings: ServiceSettings) -> AsyncIterator[Listening]:
     """A coordinator that listens as long as the context lasts; raises as `serve` does."""
+    where = await asyncio.to_thread(advertised, settings)  # looks names up, and comes before anything is written
     logger.info("shared memory of dead processes removed: %d", sweep())
     store = Store(settings.state, settings.run_id, settings.digest)
     hub = None
     try:
         hub = Hub(settings, store, Metrics())
-        async with _server(settings, hub) as address:
+        async with _server(settings, hub) as bound:
+            address = where.at(split(bound)[1])
+            if address != bound:
+                logger.info("peers are told that the coordinator is at %s", address)
             hub.listening()
             ticking = asyncio.ensure_future(_tick(hub))
             try:
-                yield Listening(hub, address)
+                yield Listening(hub, address, bound)
             finally:
                 ticking.cancel()
                 await asyncio.wait([ticking])

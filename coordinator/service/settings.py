@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -11,6 +10,7 @@ from typing import Any
 
 from peers.draws import Rule
 from peers.errors import ConfigError
+from peers.hosts import host_and_port, stays_here
 from protos.tensors import NAMES, size_of
 
 RULES = ("mean", "frozen", "random_peer", "roles", "neighbours", "median", "trimmed_mean")
@@ -45,6 +45,8 @@ class ServiceSettings:
         shape: (B, D) of every peer's outputs.
         group: peers that the group has when the first round opens.
         bind: host and port to listen on; port 0 takes a free one.
+        advertise: HOST or HOST:PORT that peers are told; None is as bound, or of a wildcard this host's own address.
+        interface: whose address peers are told where `bind` is a wildcard; None is the one of the default route.
         min_peers: fewest peers that a round may have.
         quorum: share of a round's peers that suffices at its deadline.
         wires: element types that publications may have: float32, bf16, float16.
@@ -74,6 +76,8 @@ class ServiceSettings:
     shape: tuple[int, int]
     group: int
     bind: str = "127.0.0.1:0"
+    advertise: str | None = None
+    interface: str | None = None
     min_peers: int = 2
     quorum: float = 0.5
     wires: tuple[str, ...] = ("float32", "bf16", "float16")
@@ -117,7 +121,7 @@ class ServiceSettings:
     @property
     def loopback(self) -> bool:
         """Whether nobody beyond this host can connect."""
-        return _is_loopback(self.bind.rpartition(":")[0])
+        return stays_here(self.bind.rpartition(":")[0].strip("[]"))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ServiceSettings:
@@ -142,15 +146,6 @@ class ServiceSettings:
             ) from exc
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _problems(it: ServiceSettings) -> Iterator[str]:
     """Every rule that the settings break, one sentence each."""
     yield from _numbers(it)
@@ -165,6 +160,7 @@ def _problems(it: ServiceSettings) -> Iterator[str]:
             f"bind is {it.bind}, which others can reach, without {missing}: set what is missing, or bind to "
             f"127.0.0.1, or say insecure: true (security.insecure) if the network is trusted"
         )
+    yield from _told(it)
     if it.token is not None and len(it.token) < 16:
         yield "token has fewer than 16 characters: make one with `openssl rand -hex 32`"
     if not it.run_id or len(it.run_id) > 200:
@@ -176,6 +172,21 @@ def _problems(it: ServiceSettings) -> Iterator[str]:
     wrong = sorted(set(it.wires) - set(NAMES))
     if wrong or not it.wires:
         yield f"wires are {list(it.wires)}, expected at least one of {', '.join(NAMES)}"
+
+
+def _told(it: ServiceSettings) -> Iterator[str]:
+    if it.advertise is None:
+        return
+    try:
+        _, port = host_and_port(it.advertise)
+    except ValueError as exc:
+        yield f"advertise is {exc}"
+        return
+    if port is not None and it.bind.endswith(":0"):
+        yield (
+            f"advertise is {it.advertise!r} and bind is {it.bind!r}, which takes any free port: give bind the port "
+            f"that peers are led to, or advertise the host alone"
+        )
 
 
 def _numbers(it: ServiceSettings) -> Iterator[str]:

@@ -38,6 +38,7 @@ from peers.exchange.base import (
     as_sent,
     check_digests,
 )
+from peers.exchange.meeting import choose_interface, why_not_formed
 from peers.exchange.tree import tree_sum
 
 logger = logging.getLogger(__name__)
@@ -55,10 +56,14 @@ class CollectiveExchange(Exchange):
         device: where outputs live; cuda takes NCCL, cpu takes gloo.
         round_deadline: seconds that a round waits for its slowest member.
         join_window: seconds that the group waits to form and to part.
+        interface: network interface between hosts; None takes the one by which the group's meeting point is reached.
     """
 
-    def __init__(self, device: torch.device, *, round_deadline: float, join_window: float) -> None:
+    def __init__(
+        self, device: torch.device, *, round_deadline: float, join_window: float, interface: str | None = None
+    ) -> None:
         self._device = device
+        self._interface = interface
         self._deadline = timedelta(seconds=round_deadline)
         self._window = timedelta(seconds=join_window)
         self._rounds: dist.ProcessGroup | None = None
@@ -75,7 +80,8 @@ class CollectiveExchange(Exchange):
         return self._device
 
     def join(self, hello: Hello) -> Ticket:
-        """See `Exchange.join`."""
+        """See `Exchange.join`; ConfigError where the interface cannot be used."""
+        choose_interface(self._interface)
         backend = "nccl" if self._device.type == "cuda" else "gloo"
         try:
             dist.init_process_group(backend, timeout=self._window)
@@ -83,7 +89,8 @@ class CollectiveExchange(Exchange):
             said = self._gather_json(_hello_to_json(hello))
         except (RuntimeError, ValueError) as exc:
             window = f"{self._window.total_seconds():g} s (exchange.join_window)"
-            raise ExchangeError(f"the group did not form within {window}: {_brief(exc)}") from exc
+            text = f"the group did not form within {window}: {_brief(exc)}; {why_not_formed()}"
+            raise ExchangeError(text) from exc
         self._hellos = [_hello_from_json(value) for value in said]
         return agree(self._hellos, dist.get_rank())
 
@@ -304,8 +311,8 @@ def _lost(round_: int, exc: RuntimeError) -> ExchangeError:
 
 
 def _brief(exc: Exception) -> str:
-    """The first line of a library's message, without the C++ frames that follow it."""
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+    """The first line of a library's message, without its full stop and the C++ frames that follow it."""
+    return str(exc).strip().splitlines()[0].rstrip(".") if str(exc).strip() else type(exc).__name__
 
 
 def _hello_to_json(hello: Hello) -> Any:

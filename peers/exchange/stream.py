@@ -278,6 +278,8 @@ class StreamClient:
                 text, hopeless = self._access.diagnose()
                 if hopeless or time.monotonic() > end:
                     raise ExchangeError(f"the coordinator cannot be reached: {text}") from exc
+                if tries == 0:
+                    logger.warning("%s; trying again for up to %.0f s", text, patience)
             tries += 1
             self._pause(min(1.0, 0.1 * 2 ** min(tries, 10)))
 

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from peers.errors import ConfigError
+from peers.hosts import connection_trouble, split
 from protos.frames import CHUNK, HEADER_LIMIT, PREFIX
 
 FRAME_BYTES = 16 * 1024 * 1024 - 1
@@ -74,13 +75,16 @@ class Access:
         Returns:
             a sentence for the operator, and whether trying again is pointless.
         """
-        host, _, port = self.address.rpartition(":")
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as plain:
+            host, port = split(self.address)
+        except ValueError as exc:
+            return f"the coordinator's address is {exc}", True
+        try:
+            with socket.create_connection((host, port), PATIENCE) as plain:
                 plain.settimeout(PATIENCE)
-                return self._shake_hands(plain, host.strip("[]"))
-        except (OSError, ValueError) as exc:
-            return f"nothing answers at {self.address}: {exc}", False
+                return self._shake_hands(plain, host)
+        except (OSError, UnicodeError) as exc:
+            return str(connection_trouble(host, port, exc)), False
 
     def _shake_hands(self, plain: socket.socket, host: str) -> tuple[str, bool]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

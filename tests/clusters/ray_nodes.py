@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,11 +34,25 @@ class RayNodes:
     def __init__(self, cluster: Any, nodes: list[Any]) -> None:
         self.cluster, self.nodes = cluster, nodes
         self.address: str = cluster.address
+        self.joined: list[subprocess.Popen[bytes]] = []
 
     def lose(self, node: Any) -> None:
         """Kill a node, with all that runs on it."""
         self.nodes.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
+
+    def join_with_own_disk(self, folder: Path, cpus: int) -> None:
+        """One more node, to which a folder is empty and its own, as on a machine without a common disk; needs root."""
+        ray = Path(sys.executable).parent / "ray"
+        join = f"{ray} start --address={self.address} --num-cpus={cpus} --object-store-memory={OBJECTS} --block"
+        script = f'mount -t tmpfs none "{folder}"; exec {join}'
+        node = subprocess.Popen(
+            ("unshare", "--mount", "bash", "-ec", script),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.joined.append(node)
 
     def actors(self, folder: Path) -> list[psutil.Process]:
         """Processes of this machine that are actors of the run in a folder: they have a file open there."""
@@ -70,13 +86,16 @@ def ray_nodes(folder: Path, *cpus: int, head: int = 0) -> Iterator[RayNodes]:
         head_node_args={"num_cpus": head, "_system_config": NOTICED, **arguments},
         shutdown_at_exit=False,
     )
+    made = RayNodes(cluster, [])
     try:
-        nodes = [cluster.add_node(num_cpus=count, object_store_memory=OBJECTS) for count in cpus]
-        yield RayNodes(cluster, nodes)
+        made.nodes += [cluster.add_node(num_cpus=count, object_store_memory=OBJECTS) for count in cpus]
+        yield made
     finally:
         cluster.shutdown()
         for process in set(psutil.Process().children(recursive=True)) - before:
             process.kill()
+        for node in made.joined:
+            node.wait(10)
 
 
 def of_launcher(process: psutil.Process, kind: str) -> bool:

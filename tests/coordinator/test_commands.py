@@ -21,6 +21,7 @@ from peers import configfile
 from peers.exchange.stream import StreamClient
 from peers.exchange.stream_access import Access
 from peers.exchange.stream_outcomes import Ended, PeerWish, RefusedError, Void, WorkerInfo
+from peers.hosts import WILDCARDS, own_address
 from tests.commands import BIN, TINY, WORKER, Running, rounds_recorded, run, settings
 from tests.conftest import Start
 from tests.coordinator.service.processes import together, until
@@ -51,10 +52,11 @@ def serve(start: Start, cwd: Path, *arguments: str, name: str = "serve", sets: S
 
 
 def address(cwd: Path) -> str:
-    """Where to reach the coordinator from this host."""
+    """Where to reach the coordinator from this host, whatever others are told."""
     host, _, port = (cwd / "address").read_text().rpartition(":")
+    assert host not in WILDCARDS
     assert int(port) > 0
-    return f"{host.replace('0.0.0.0', '127.0.0.1')}:{port}"  # noqa: S104  # an address that is read, not bound
+    return f"127.0.0.1:{port}"
 
 
 def command(cwd: Path, *arguments: str, code: int = 0) -> str:
@@ -194,7 +196,7 @@ def test_beyond_loopback_each_missing_part_is_named(start: Start, tmp_path: Path
         output = refused(tmp_path, "0.0.0.0:0, which others can reach", sets=(*RUN, *sets), flags=bind)
         assert re.search(f"without {missing}: set what is missing", output), output
     serve(start, tmp_path, *bind, sets=(*RUN, "security.insecure=true"))
-    assert (tmp_path / "address").read_text().startswith("0.0.0.0:")
+    assert (tmp_path / "address").read_text().startswith(f"{own_address()}:")
     assert "run run: forming (0 of 2 peers have joined)" in command(tmp_path, "status", address(tmp_path))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +85,28 @@ def check_end(running: Running, folder: Path, nodes: RayNodes, exchange: str) ->
     assert nodes.left(folder) == []
 
 
+def test_nodes_without_a_common_disk(start: Start, tmp_path: Path) -> None:
+    """What a worker writes on a node of its own reaches the launcher: progress, logs, the results; not its weights."""
+    if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("mounts of its own need root: unshare --mount is not possible here")
+    folder = tmp_path / "runs" / "run"
+    (tmp_path / "runs").mkdir()
+    with ray_nodes(tmp_path, head=1) as nodes:
+        nodes.join_with_own_disk(tmp_path / "runs", cpus=1)
+        flags = (f"launcher.ray.address={nodes.address}", "launcher.ray.strategy=STRICT_SPREAD", "group.peers=2")
+        code, output = launched(start, tmp_path, *flags, "run.rounds=300").wait()
+        assert code == 0, output
+        assert "2 workers on 2 of the cluster's 2 nodes" in output
+        assert re.search(r"^round 300/300 .*^k-NN .*^linear ", output, re.MULTILINE | re.DOTALL)
+        assert nodes.left(folder) == []
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for peer in (0, 1):
+        assert {record["round"] for record in records if record["peer"] == peer and "loss" in record} == set(range(300))
+        assert f"hosts peers [{peer}]" in (folder / "logs" / f"worker-{peer}.stderr").read_text()
+    assert len(list(folder.glob("checkpoints/peer-*/latest"))) == 1
+    assert [path.name for path in folder.glob(".launcher-*")] == []
+
+
 def test_a_cluster_without_room_says_what_it_has(nodes: RayNodes, tmp_path: Path) -> None:
     """More workers than fit: exit code 2 after the placement timeout, with what is asked for and what is there."""
     (tmp_path / "empty.yaml").write_text("")
@@ -98,7 +122,7 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     asked = ("launcher.kind=ray", "launcher.ray.address=127.0.0.1:1")
     code, output = run((*LAUNCH, "empty.yaml", *settings(*RUN, *asked)), tmp_path)
     assert code == 2, output
-    assert "launcher.ray.address = '127.0.0.1:1': cannot connect" in output
+    assert "launcher.ray.address = '127.0.0.1:1': nothing answers at 127.0.0.1:1" in output
     (tmp_path / "ray.py").write_text("raise ImportError('no Ray here')\n")
     code, output = run((*LAUNCH, "empty.yaml", *settings(*RUN, *asked), "--overwrite"), tmp_path, PYTHONPATH=".")
     assert code == 2, output

@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 
+from coordinator.service.advertised import advertised
+from coordinator.service.fromconfig import settings_of
 from coordinator.service.settings import ServiceSettings, Tls
+from peers.configfile import parse
 from peers.draws import Rule
 from peers.errors import ConfigError
+from peers.hosts import own_address
 from tests.coordinator.service.settled import settings
 
 TOKEN = "t" * 32
 TLS = Tls("server.pem", "server.key")
+OPEN = {"bind": "0.0.0.0:0", "insecure": True}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +39,9 @@ TLS = Tls("server.pem", "server.key")
         ({"bind": "0.0.0.0:7070"}, "which others can reach"),
         ({"bind": "0.0.0.0:7070", "token": TOKEN}, "which others can reach"),
         ({"bind": "0.0.0.0:7070", "tls": TLS}, "which others can reach"),
+        ({"advertise": "node1:99999"}, "advertise is 'node1:99999': expected HOST or HOST:PORT"),
+        ({"advertise": ":7070"}, "advertise is ':7070': expected HOST or HOST:PORT"),
+        ({"advertise": "node1:7070"}, "which takes any free port: give bind the port that peers are led to"),
         ({"token": "short"}, "token has fewer than 16 characters"),
         ({"run_id": ""}, "run_id has 0 characters"),
         ({"norm_bound": float("nan")}, "norm_bound is nan"),
@@ -88,3 +96,51 @@ def test_the_digest_is_of_what_decides_the_numbers() -> None:
     """Another seed is another run; another address is not."""
     assert settings(rule=Rule("mean", 1)).digest != settings().digest
     assert settings(bind="127.0.0.1:9999").digest == settings().digest
+    assert settings(advertise="node1").digest == settings().digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "127.0.0.1:41234"),
+        ({"bind": "[::1]:0"}, "[::1]:41234"),
+        ({"bind": "localhost:0", "advertise": "localhost"}, "localhost:41234"),
+        ({"bind": "127.0.0.1:7070", "advertise": "127.0.0.1:17070"}, "127.0.0.1:17070"),
+        ({**OPEN, "bind": "10.0.0.5:7070"}, "10.0.0.5:41234"),
+        ({**OPEN, "advertise": "10.0.0.5"}, "10.0.0.5:41234"),
+        ({**OPEN, "bind": "0.0.0.0:7070", "advertise": "10.0.0.5:17070"}, "10.0.0.5:17070"),
+        ({**OPEN, "advertise": "2001:db8::5"}, "[2001:db8::5]:41234"),
+        ({**OPEN, "interface": "lo"}, "127.0.0.1:41234"),
+        ({**OPEN, "bind": "[::]:0", "interface": "lo"}, "127.0.0.1:41234"),
+    ],
+)
+def test_what_peers_are_told(changes: dict[str, Any], told: str) -> None:
+    """As bound, unless it is said otherwise; of a wildcard the interface's address. The port is the one that it got."""
+    assert advertised(settings(**changes)).at(41234) == told
+
+
+def test_of_a_wildcard_peers_are_told_this_machines_own_address() -> None:
+    """No interface is named: the one of the default route, never the wildcard itself."""
+    assert advertised(settings(**OPEN)).host == own_address()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"advertise": "no-such-host.invalid"}, "coordinator.advertise = 'no-such-host.invalid' does not resolve: "),
+        ({**OPEN, "advertise": "localhost"}, "coordinator.advertise = 'localhost' is "),
+        ({**OPEN, "interface": "eth99"}, "exchange.interface = 'eth99' is not on this machine; it has "),
+    ],
+)
+def test_what_would_lead_peers_astray_is_refused(changes: dict[str, Any], text: str) -> None:
+    """A name that is unknown, or loopback while others are to come; an interface that is not there."""
+    with pytest.raises(ConfigError) as caught:
+        advertised(settings(**changes))
+    assert str(caught.value).startswith(text)
+
+
+def test_the_configuration_says_what_peers_are_told() -> None:
+    """coordinator.advertise and exchange.interface reach the service."""
+    asked = {"coordinator": {"advertise": "node1"}, "exchange": {"interface": "eth0"}}
+    made = settings_of(parse(asked))
+    assert (made.advertise, made.interface) == ("node1", "eth0")
