@@ -248,7 +248,7 @@ class SlurmConfig(Section):
     gpus_per_node: int | None = Field(
         None, ge=0, description="GPUs on each node. Default: one for each worker for device cuda, else none."
     )
-    cpus_per_task: int | None = Field(None, ge=1, description="Cores of each worker. Default: the cluster's.")
+    cpus_per_task: int | None = Field(None, ge=1, description="Cores of each worker. Default 1.")
     memory: Line | None = Field(None, description="Memory of each node, as sbatch takes it, e.g. 64G.")
     time: Annotated[Line, BeforeValidator(_as_text)] = Field(
         "01:00:00", description="Time limit, as sbatch takes it: minutes, HH:MM:SS, D-HH:MM:SS."
