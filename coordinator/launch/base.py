@@ -59,7 +59,7 @@ class Reports:
     """Where a launcher tells what happens.
 
     Attributes:
-        restart: called with (number of the restart, what happened) before each one.
+        restart: called with (number of the restart, of the group or of the process, what happened) before each one.
         note: called with a line for the user.
     """
 

@@ -125,7 +125,7 @@ class _Supervisor:
             return True
         if ended.code in HOPELESS or worker.starts > self.plan.max_restarts:
             raise self._failed(worker.process, worker.member, ended)
-        self._report(worker.process, worker.member, ended)
+        self._report(worker.process, worker.member, ended, worker.starts)
         worker.member = self._work(worker.process)
         worker.starts += 1
         return False
@@ -136,14 +136,14 @@ class _Supervisor:
             return
         if ended.code in (*HOPELESS, ExchangeError.exit_code) or self.service_starts > self.plan.max_restarts:
             raise self._failed(self.process, service, ended)
-        self._report(self.process, service, ended)
+        self._report(self.process, service, ended, self.service_starts)
         self.service_starts += 1
         again = same_port(self.plan.config.coordinator.bind, self.address)
         self.service = self.site.serve(self.process, again)
 
-    def _report(self, process: Process, member: Member, ended: Ended) -> None:
+    def _report(self, process: Process, member: Member, ended: Ended, number: int) -> None:
         self.restarts += 1
-        self.reports.restart(self.restarts, failure(process.name, ended, member.log))
+        self.reports.restart(number, failure(process.name, ended, member.log))
 
     def _failed(self, process: Process, member: Member, ended: Ended) -> WorkerFailedError:
         return WorkerFailedError(failure(process.name, ended, member.log), exit_code_of(ended.code))

@@ -19,6 +19,8 @@ from peers.hosts import connection_trouble, split, stays_here
 PACKAGES = ("protos", "peers", "coordinator")
 STORE_BYTES = 100 * 1024 * 1024
 """Object store of a cluster that is started here: outputs do not travel through it."""
+QUICK = 5.0
+"""Seconds until the user is told that the cluster is full."""
 PATIENCE = 5.0
 """Seconds that a connection to the cluster may take."""
 SETTINGS = {
@@ -101,7 +103,8 @@ def _connect(ray: ModuleType, plan: Plan) -> None:
         where = asked.address or "this machine"
         raise ConfigError(
             f"launcher.ray.address = {where!r}: cannot connect: {str(exc).splitlines()[0]}; `ray status` on a node "
-            f"tells whether the cluster is up, and Python and Ray must be of the same versions there and here"
+            f"tells whether the cluster is up, Python and Ray must be of the same versions there and here, and ray:// "
+            f"needs RAY_AUTH_MODE=token in the environment where the cluster asks for Ray's token"
         ) from exc
 
 
@@ -128,9 +131,12 @@ def _place(ray: ModuleType, plan: Plan, reports: Reports, interrupted: Interrupt
     asked, gpus = plan.config.launcher.ray, ray_gpus(plan.config)
     bundle = {name: amount for name, amount in (("CPU", asked.cpus), ("GPU", gpus)) if amount}
     group = ray.util.placement_group([bundle] * len(plan.processes), strategy=asked.strategy)
-    ready, deadline = group.ready(), time.monotonic() + asked.placement_timeout
+    ready, began, told = group.ready(), time.monotonic(), False
     while not ray.wait([ready], timeout=LOOK)[0] and interrupted.number is None:
-        if time.monotonic() > deadline:
+        if not told and time.monotonic() > began + QUICK:
+            told = True
+            reports.note(f"waiting for the cluster to make room, at most {asked.placement_timeout:g} s")
+        if time.monotonic() > began + asked.placement_timeout:
             has = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU")}
             raise ConfigError(
                 f"launcher.ray: the cluster has not made room within {asked.placement_timeout:g} s "

@@ -51,11 +51,11 @@ def test_a_killed_actor_and_a_lost_node_do_not_end_the_run(nodes: RayNodes, star
     workers = [process for process in nodes.actors(folder) if of_launcher(process, "Worker")]
     assert len(workers) == 4
     workers[0].kill()
-    running.until(lambda: "restart 1 of 3" in running.output.read_text())
+    running.until(lambda: restarts(running) == 1)
     seen = rounds_recorded(folder)
     running.until(lambda: rounds_recorded(folder) >= seen + 50)
     nodes.lose(nodes.nodes[0])
-    running.until(lambda: "restart 2 of 3" in running.output.read_text())
+    running.until(lambda: restarts(running) >= 2)
     check_end(running, folder, nodes, "coordinator")
 
 
@@ -68,8 +68,30 @@ def test_a_fixed_group_goes_back_to_its_checkpoints_when_a_node_is_lost(
     running = launched(start, tmp_path, f"launcher.ray.address={nodes.address}", "run.rounds=600")
     running.until(lambda: rounds_recorded(folder) >= 100)
     nodes.lose(nodes.nodes[0])
-    running.until(lambda: "restart 1 of 3" in running.output.read_text())
+    running.until(lambda: restarts(running) == 1)
     check_end(running, folder, nodes, "collective")
+
+
+def test_a_lost_coordinator_comes_back_where_it_was(nodes: RayNodes, start: Start, tmp_path: Path) -> None:
+    """Its actor is killed: started again on its node, address and state, and no peer is lost with it."""
+    folder = tmp_path / "runs" / "run"
+    running = launched(
+        start, tmp_path, f"launcher.ray.address={nodes.address}", "exchange.kind=coordinator", "run.rounds=600"
+    )
+    running.until(lambda: rounds_recorded(folder) >= 100)
+    (service,) = [process for process in nodes.actors(folder) if of_launcher(process, "Coordinator")]
+    service.kill()
+    code, output = running.wait()
+    assert code == 0, output
+    assert "coordinator was lost" in output
+    assert restarts(running) == 1
+    assert [report["skips"] for report in summary(folder)["per_peer"]] == [{}] * 4
+    assert nodes.left(folder) == []
+
+
+def restarts(running: Running) -> int:
+    """How many a launch has told of."""
+    return len(re.findall(r"^restart \d of 3", running.output.read_text(), re.MULTILINE))
 
 
 def check_end(running: Running, folder: Path, nodes: RayNodes, exchange: str) -> None:
