@@ -36,6 +36,10 @@ class RayNodes:
         self.address: str = cluster.address
         self.joined: list[subprocess.Popen[bytes]] = []
 
+    def add(self, cpus: int) -> None:
+        """One more node."""
+        self.nodes.append(self.cluster.add_node(num_cpus=cpus, object_store_memory=OBJECTS))
+
     def lose(self, node: Any) -> None:
         """Kill a node, with all that runs on it."""
         self.nodes.remove(node)
@@ -67,11 +71,10 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(folder: Path, *cpus: int, head: int = 0) -> Iterator[RayNodes]:
+def ray_nodes(*cpus: int, head: int = 0) -> Iterator[RayNodes]:
     """A cluster of a head node and some more, with their numbers of CPUs; reaped by process id.
 
     Args:
-        folder: for nothing but the cluster's name.
         cpus: of each further node.
         head: CPUs of the head node.
     """
@@ -88,7 +91,8 @@ def ray_nodes(folder: Path, *cpus: int, head: int = 0) -> Iterator[RayNodes]:
     )
     made = RayNodes(cluster, [])
     try:
-        made.nodes += [cluster.add_node(num_cpus=count, object_store_memory=OBJECTS) for count in cpus]
+        for count in cpus:
+            made.add(count)
         yield made
     finally:
         cluster.shutdown()

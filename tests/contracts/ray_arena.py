@@ -35,6 +35,6 @@ class RayArena:
 
 @contextmanager
 def ray_arena(folder: Path) -> Iterator[RayArena]:
-    """A cluster of a head without CPUs and two nodes."""
-    with ray_nodes(folder, 2, 2) as nodes:
+    """A cluster of a head without CPUs and two nodes; needs no folder."""
+    with ray_nodes(2, 2) as nodes:
         yield RayArena(nodes)

@@ -24,7 +24,8 @@ ARENAS = {
     "ray": ("tests.contracts.ray_arena", "ray_arena"),
     "slurm": ("tests.contracts.slurm_arena", "slurm_arena"),
 }
-RUN = ("run.name=run", "group.peers=2", "checkpoint.every=20", "probe.every=0", *TINY, f"run.rounds={ROUNDS}")
+TIMES = ("exchange.heartbeat=2",)  # how long a killed worker's id is held against the one that takes its place
+RUN = ("run.name=run", "group.peers=2", "checkpoint.every=20", "probe.every=0", *TIMES, *TINY, f"run.rounds={ROUNDS}")
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.launch.plan import make_plan
+from coordinator.launch.plan import TRAVELLING, make_plan
 from peers.configfile import load, parse
 from peers.errors import ConfigError
 from peers.place import Place, hosted, with_group
 
 
-def test_text_for_a_reader() -> None:
+def test_text_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run, folder, launcher, exchange, each process with its peers, log and command, then the configuration."""
+    for name in TRAVELLING:
+        monkeypatch.delenv(name, raising=False)
     tree = {
         "run": {"name": "demo", "out": "results"},
         "group": {"peers": 5, "peers_per_worker": 2},

@@ -24,11 +24,19 @@ RUN = (
 )
 
 
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[RayNodes]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayNodes]:
     """Three nodes of two CPUs each, the head among them."""
-    with ray_nodes(tmp_path, 2, 2, head=2) as made:
+    with ray_nodes(2, 2, head=2) as made:
         yield made
+
+
+@pytest.fixture
+def nodes(cluster: RayNodes) -> RayNodes:
+    """The cluster, with a new node for each that a test before has lost."""
+    while len(cluster.nodes) < 2:
+        cluster.add(2)
+    return cluster
 
 
 def launched(start: Start, cwd: Path, *flags: str) -> Running:
@@ -113,7 +121,7 @@ def test_nodes_without_a_common_disk(start: Start, tmp_path: Path) -> None:
         pytest.skip("mounts of its own need root: unshare --mount is not possible here")
     folder = tmp_path / "runs" / "run"
     (tmp_path / "runs").mkdir()
-    with ray_nodes(tmp_path, head=1) as nodes:
+    with ray_nodes(head=1) as nodes:
         nodes.join_with_own_disk(tmp_path / "runs", cpus=1)
         flags = (f"launcher.ray.address={nodes.address}", "launcher.ray.strategy=STRICT_SPREAD", "group.peers=2")
         code, output = launched(start, tmp_path, *flags, "run.rounds=300").wait()
