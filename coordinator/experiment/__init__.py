@@ -1,0 +1,1 @@
+"""Experiments: arms x seeds, and what can be said of them."""
