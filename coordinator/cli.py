@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="coordinator", description="Runs groups of peers that learn by consensus.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_launch(commands.add_parser("launch", help="start a run, watch it, print its results"))
+    _add_experiment(commands.add_parser("experiment", help="compare arms over seeds, with controls and statistics"))
     _add_serve(commands.add_parser("serve", help="run the service that closes rounds, for workers started by hand"))
     _add_status(commands.add_parser("status", help="show what a coordinator's group is doing"))
     _add_stop(commands.add_parser("stop", help="end a coordinator's run, for all its peers"))
@@ -59,6 +60,12 @@ def _add_launch(parser: argparse.ArgumentParser) -> None:
     )
     existing.add_argument("--overwrite", action="store_true", help="delete the run if it exists")
     parser.set_defaults(run=_launch)
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--overwrite", action="store_true", help="begin anew; without it, finished groups are kept")
+    parser.set_defaults(run=_experiment)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +137,15 @@ def _launch(options: argparse.Namespace) -> int:
 
     existing: Existing = "overwrite" if options.overwrite else "resume" if options.resume == "auto" else "refuse"
     return run_plan(plan, existing, Console(highlight=False, markup=False))
+
+
+def _experiment(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from coordinator.experiment.command import experiment
+
+    screen = Console(highlight=False, markup=False)
+    return experiment(options.config, options.set, overwrite=options.overwrite, console=screen)
 
 
 def _serve(options: argparse.Namespace) -> int:

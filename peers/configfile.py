@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,7 @@ from peers.errors import ConfigError
 from peers.hosts import stays_here
 
 Tree = dict[str, Any]
+C = TypeVar("C", bound=Config)
 DEFAULT_ROUNDS = 100
 
 _HINTS = {
@@ -70,10 +71,19 @@ def load(path: str | Path | None = None, sets: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read, or holds problems; the text lists all of them.
     """
+    return parse(read(path, sets), source=str(path) if path is not None else "the configuration")
+
+
+def read(path: str | Path | None, sets: Sequence[str] = ()) -> Tree:
+    """What a YAML file says, changed by `key.path=value` settings; not checked yet.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting leads nowhere.
+    """
     tree = _read(Path(path)) if path is not None else {}
     for setting in sets:
         _apply(tree, setting)
-    return parse(tree, source=str(path) if path is not None else "the configuration")
+    return tree
 
 
 def parse(tree: Tree, source: str = "the configuration") -> Config:
@@ -82,10 +92,21 @@ def parse(tree: Tree, source: str = "the configuration") -> Config:
     Raises:
         ConfigError: lists every problem with its path, its value and what is allowed.
     """
+    return parse_as(Config, tree, source)
+
+
+def parse_as(schema: type[C], tree: Tree, source: str) -> C:
+    """As `parse`, for a schema with more sections.
+
+    Args:
+        schema: `Config`, or made of it.
+        tree: sections by name.
+        source: for the head of an error.
+    """
     try:
-        config = Config.model_validate(tree)
+        config = schema.model_validate(tree)
     except ValidationError as exc:
-        raise _error(source, [_describe(dict(error), tree) for error in exc.errors()]) from exc
+        raise _error(source, [_describe(dict(error), tree, schema) for error in exc.errors()]) from exc
     problems = list(contradictions(config))
     if problems:
         raise _error(source, problems)
@@ -265,19 +286,19 @@ def _error(source: str, problems: Sequence[str]) -> ConfigError:
     return ConfigError("\n".join([head, *(f"  {problem}" for problem in problems)]))
 
 
-def _describe(error: Mapping[str, Any], tree: Tree) -> str:
+def _describe(error: Mapping[str, Any], tree: Tree, schema: type[BaseModel]) -> str:
     loc = [str(part) for part in error["loc"]]
     if loc[0] == "network" and len(loc) > 1 and not isinstance(tree.get("network"), list):
         del loc[1]  # the user wrote a mapping; the schema holds a list of one
     path, value = ".".join(loc), error["input"]
     shown = f"{path} = {value!r}" if not isinstance(value, dict) else path
     if error["type"] == "extra_forbidden":
-        allowed = _fields_at(loc[:-1])
+        allowed = _fields_at(loc[:-1], schema)
         return f"{path}: unknown key{_nearest(loc[-1], allowed)}; known here: {', '.join(allowed)}"
     if error["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
         return f"{shown}: expected one of {', '.join(names)}{_nearest(str(value), names)}"
-    if error["type"] == "string_pattern_mismatch" and path != "run.name":
+    if error["type"] == "string_pattern_mismatch" and loc[-1] != "name":
         return f"{shown}: expected text of one line"
     if error["type"] == "string_pattern_mismatch":
         return f"{shown}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit"
@@ -290,8 +311,7 @@ def _nearest(word: str, names: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _fields_at(loc: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Config
+def _fields_at(loc: Sequence[str], model: type[BaseModel]) -> list[str]:
     for part in loc:
         if part.isdigit():
             continue

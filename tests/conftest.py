@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,16 +15,31 @@ Start = Callable[..., Running]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where Python keeps no compiled modules, keep them for this session.
+    """Where Python keeps no compiled modules, keep them in pytest's cache.
 
     Otherwise every process that a test starts compiles torch from source, which takes three times as long as all else.
     """
     if sys.dont_write_bytecode:
-        folder = tempfile.TemporaryDirectory(prefix="bytecode-", ignore_cleanup_errors=True)
-        config.add_cleanup(folder.cleanup)
-        sys.dont_write_bytecode, sys.pycache_prefix = False, folder.name
-        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
+        folder = str(config.cache.mkdir("bytecode"))
+        sys.dont_write_bytecode, sys.pycache_prefix = False, folder
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+SLOW = (
+    "faults/",
+    "coordinator/launch/test_ray",
+    "contracts/test_launchers",
+    "deploy/",
+    "coordinator/launch/test_slurm",
+)
+"""Files that take minutes: with several processes (-n) they must not be left for the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first; otherwise the order stays."""
+    root = Path(__file__).parent
+    items.sort(key=lambda item: not str(item.path.relative_to(root)).startswith(SLOW))
 
 
 @pytest.fixture

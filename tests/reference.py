@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from coordinator.experiment.matrix import ExperimentSection
 from peers.config import Config, NetworkConfig
 
 
@@ -18,7 +19,7 @@ def lines() -> Iterator[str]:
     """A table row for every field, in the order of the schema."""
     yield "| key | default | values | meaning |"
     yield "| --- | --- | --- | --- |"
-    for path, field in fields():
+    for path, field in (*fields(), *fields(ExperimentSection, "experiment.")):
         yield _row(path, field)
 
 
@@ -50,7 +51,8 @@ def _values(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Annotated:
         return _values(arguments[0])
     if typing.get_origin(annotation) is tuple:
-        return "list of numbers" if arguments[0] is float else "list of texts"
+        inner = (typing.get_args(arguments[0]) or arguments)[0]  # without its bounds
+        return "list of numbers" if inner in (int, float) else "list of texts"
     if typing.get_origin(annotation) is dict:
         return "mapping"
     return {int: "integer", float: "number", str: "text", bool: "true, false"}[annotation]

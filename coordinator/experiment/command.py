@@ -1,0 +1,68 @@
+"""`coordinator experiment`: run what is not finished, and say what was found."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from coordinator.experiment import matrix, results, runner, show
+from peers.errors import ExchangeError, RunFolderError
+
+FAILED = 1
+"""Exit code where groups have failed."""
+
+
+def experiment(path: str, sets: Sequence[str], *, overwrite: bool, console: Console) -> int:
+    """Run an experiment to its table.
+
+    Args:
+        path: of its YAML.
+        sets: `key.path=value` settings on top.
+        overwrite: begin anew, instead of going on with what is there.
+        console: where to show progress and tables.
+
+    Returns:
+        exit code: 0; 1 where groups have failed; 128 + n after signal n, with all groups saved.
+
+    Raises:
+        PeersError: the experiment cannot be run as asked.
+    """
+    asked = matrix.load(path, sets)
+    if overwrite:
+        _remove(asked)
+    runner.check(asked)
+    waiting = [cell for cell in asked.cells if not runner.finished(cell)]
+    console.print(
+        f"experiment {asked.section.name}: {len(asked.arms)} arms x {len(asked.section.seeds)} seeds, "
+        f"{len(waiting)} of {len(asked.cells)} groups to run, {runner.at_once(asked)} at a time; everything goes to "
+        f"{asked.folder}",
+        soft_wrap=True,
+    )
+    ending = runner.run(asked, lambda course, text: console.print(show.progress(course, text), soft_wrap=True))
+    if ending.signal is not None:
+        name = signal.Signals(ending.signal).name
+        console.print(f"stopped by {name}; the same command continues", soft_wrap=True)
+        return 128 + ending.signal
+    found = results.collect(asked, ending.failed)
+    if found is None:
+        console.print("no seed has all its arms: nothing can be compared")
+        return FAILED if ending.failed else ExchangeError.exit_code
+    results.write(found, asked.folder)
+    for table in show.tables(found):
+        console.print(table)
+    for line in show.verdict(found):
+        console.print(line, soft_wrap=True)
+    for name in ("results.json", "results.csv"):
+        console.print(f"  {asked.folder / name}", soft_wrap=True)
+    return FAILED if ending.failed else 0
+
+
+def _remove(asked: matrix.Experiment) -> None:
+    folder = asked.folder
+    if folder.exists() and not (folder / "cells").is_dir():
+        raise RunFolderError(f"{folder} exists and is not an experiment (no cells); choose another experiment.name")
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,73 @@
+"""An experiment in a terminal: its progress, its tables, and the claim's verdict in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from coordinator.experiment.power import ALPHA
+from coordinator.experiment.results import BEFORE, PIXELS, Results
+from coordinator.experiment.runner import Course
+from coordinator.experiment.statistics import Comparison, Summary, sentence
+from peers.summary import TITLES
+
+
+def progress(course: Course, text: str) -> str:
+    """How far it is, in a line."""
+    left = course.cells - course.done
+    to_go = f", about {_duration(course.seconds)} to go" if course.seconds is not None and left else ""
+    return f"{course.done}/{course.cells} groups{to_go}: {text}"
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """A table for each probe: every arm's accuracy and gain over the random network."""
+    for probe, arms in results.arms.items():
+        title = f"{TITLES[probe]}, percent on the {results.split} split, {len(results.seeds)} seeds"
+        table = Table(title=title, title_justify="left")
+        for name in ("arm", "accuracy", "gain", "95 % interval", "p (Holm)"):
+            table.add_column(name, no_wrap=True)
+        for arm, summary in arms.items():
+            gain = results.gains[probe].get(arm)
+            gained = ("", "", "") if gain is None else (f"{gain.difference:+.1f}", _interval(gain.t_interval), _p(gain))
+            table.add_row(arm, _accuracy(summary), *gained)
+        yield table
+
+
+def verdict(results: Results) -> Iterator[str]:
+    """What the numbers say of the claim, a sentence for each comparison; the first is of the claim itself."""
+    for probe, gains in results.gains.items():
+        gain, others = gains[results.claim], results.comparisons[probe]
+        beaten = [arm for arm, comparison in others.items() if arm != PIXELS and _beats(comparison)]
+        tied = [arm for arm in others if arm != PIXELS and arm not in beaten]
+        says = "beats" if _beats(gain) else "does not beat"
+        text = f"{TITLES[probe]}: {results.claim} {says} the {BEFORE}: {sentence(gain)}"
+        yield f"{text}; it beats {', '.join(beaten) or 'no other arm'}" + (f", not {', '.join(tied)}" if tied else "")
+        for arm, comparison in others.items():
+            yield f"{TITLES[probe]}: {results.claim} against {arm}: {sentence(comparison)}"
+        for arm, control in gains.items():
+            if arm != results.claim and _beats(control):
+                yield f"{TITLES[probe]}: {arm} gains too, without the consensus: {sentence(control)}"
+
+
+def _beats(comparison: Comparison) -> bool:
+    return comparison.corrected is not None and comparison.corrected < ALPHA and comparison.difference > 0
+
+
+def _accuracy(summary: Summary) -> str:
+    return f"{summary.mean:.1f}" + ("" if summary.deviation is None else f" ± {summary.deviation:.1f}")
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"
+
+
+def _p(comparison: Comparison) -> str:
+    if comparison.corrected is None:
+        return ""
+    return "< 0.001" if comparison.corrected < 0.001 else f"{comparison.corrected:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

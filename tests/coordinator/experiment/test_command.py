@@ -1,0 +1,110 @@
+"""`coordinator experiment` as a user runs it: killed, continued, with an arm that fails."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.commands import BIN, TINY, run, settings
+from tests.conftest import Start
+
+EXPERIMENT = """
+experiment:
+  name: tiny
+  seeds: [0, 1]
+  parallel: 2
+  arms:
+    consensus: {}
+    independent: {consensus: {control: independent}}
+group: {peers: 2}
+probe: {every: 0}
+"""
+COMMAND = (
+    str(BIN / "coordinator"),
+    "experiment",
+    "tiny.yaml",
+    *settings(*TINY, "run.rounds=400", "checkpoint.every=50"),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An experiment that nobody disturbs: its folder and what it printed."""
+    cwd = tmp_path_factory.mktemp("whole")
+    (cwd / "tiny.yaml").write_text(EXPERIMENT)
+    code, output = run(COMMAND, cwd)
+    assert code == 0, output
+    return cwd / "runs" / "tiny", output
+
+
+def test_an_experiment_ends_with_its_tables(whole: tuple[Path, str]) -> None:
+    """Progress, a table for each probe, the verdict, and no p-value from two seeds; files for whoever reads on."""
+    folder, output = whole
+    assert "experiment tiny: 2 arms x 2 seeds, 4 of 4 groups to run, 2 at a time" in output
+    assert "4/4 groups: " in output
+    for probe in ("k-NN", "linear"):
+        assert f"{probe}, percent on the test split, 2 seeds" in output
+        assert f"{probe}: consensus against independent: " in output
+    assert "no p-value: a test takes at least 5 seeds, found 2" in output
+    results = json.loads((folder / "results.json").read_text())
+    assert results["seeds"] == [0, 1]
+    assert results["values"]["knn"]["independent"] == results["values"]["knn"]["random network"]
+    assert results["values"]["knn"]["consensus"] != results["values"]["knn"]["random network"]
+    rows = (folder / "results.csv").read_text().splitlines()
+    assert rows[0] == "probe,arm,seed,accuracy"
+    assert len(rows) == 1 + 2 * 4 * 2  # probes x (arms, random network, pixels) x seeds
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_anywhere_it_ends_with_the_same_bytes(
+    number: signal.Signals, whole: tuple[Path, str], start: Start, tmp_path: Path
+) -> None:
+    """Killed or interrupted at a random point, then started again: no finished group is run twice, all is equal."""
+    (tmp_path / "tiny.yaml").write_text(EXPERIMENT)
+    folder, rounds = tmp_path / "runs" / "tiny", random.SystemRandom().randrange(1, 800)
+
+    def recorded() -> int:
+        return sum(len(path.read_text().splitlines()) for path in folder.glob("cells/*/metrics.jsonl")) // 2
+
+    running = start(COMMAND)
+    running.until(lambda: recorded() >= rounds)
+    running.process.send_signal(number)
+    code, output = running.wait()
+    assert code == (-number if number == signal.SIGKILL else 128 + number), output
+    done = {path.parent: path.stat().st_mtime_ns for path in folder.glob("cells/*/summary.json")}
+    code, output = run(COMMAND, tmp_path)
+    assert code == 0, output
+    for cell, written in done.items():
+        assert (cell / "summary.json").stat().st_mtime_ns == written, f"{cell} was run again; stopped at {rounds}"
+    for name in ("results.json", "results.csv"):
+        assert (folder / name).read_bytes() == (whole[0] / name).read_bytes(), f"stopped at round {rounds}"
+
+
+def test_a_group_that_fails_is_reported_and_the_others_still_run(tmp_path: Path) -> None:
+    """Exit code 1, the group's name and the end of its log; the seeds that are whole are compared."""
+    explode = (
+        "    broken: {optimizer: {name: sgd, learning_rate: 1.0e+30}, consensus: {loss: mse}, network: {norm: none}}\n"
+    )
+    text = EXPERIMENT.replace("    independent: {consensus: {control: independent}}\n", explode)
+    (tmp_path / "tiny.yaml").write_text(text.replace("seeds: [0, 1]", "seeds: [0]"))
+    code, output = run(COMMAND, tmp_path)
+    assert code == 1, output
+    assert "broken seed 0 ended with 4" in output
+    assert "non-finite values for 10 rounds in a row" in output
+    assert "consensus seed 0 is done" in output
+    assert "no seed has all its arms: nothing can be compared" in output
+
+
+def test_another_configuration_is_not_mixed_in(whole: tuple[Path, str]) -> None:
+    """Cells of other settings are refused with what to do; nothing of them is touched."""
+    folder, _ = whole
+    before = (folder / "results.json").read_bytes()
+    code, output = run((*COMMAND, *settings("optimizer.learning_rate=0.01")), folder.parents[1])
+    assert code == 2, output
+    assert "was run with another configuration" in output
+    assert "--overwrite" in output
+    assert (folder / "results.json").read_bytes() == before
