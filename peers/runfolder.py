@@ -172,6 +172,9 @@ class PeerLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as exc:
+            self._file.close()
+            raise RunFolderError(f"{self._file.name} cannot be locked: {exc.strerror or exc}") from exc
         return True
 
     def release(self) -> None:

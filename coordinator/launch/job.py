@@ -2,13 +2,15 @@
 
 It starts the group in steps of its job, restarts what fails, and speaks to whoever follows the job's log. SIGUSR1,
 which Slurm sends before the time limit, lets all peers save; then the job is queued again, if that is wished for, and
-continues from the checkpoints.
+continues from the checkpoints. Before it preempts a job, Slurm tells its steps alone, which save and end; it queues the
+job again by itself, unless that has ended meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,11 +56,21 @@ def _closing(plan: Plan, outcome: Outcome) -> int:
         say(f"the time limit is near: every peer has saved itself, job {job} is queued again and will continue")
         subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)  # noqa: S603, S607  # Slurm's own program
         signal.pause()  # Slurm ends this process: a job that has ended by itself could not be queued again
+    if outcome.signal is None and slurm.requeue and _preempted(job):
+        say(f"job {job} is preempted: every peer has saved itself, and Slurm queues the job again")
+        signal.pause()  # until Slurm ends this process
     if outcome.signal is not None:
         say(f"stopped by {signal.Signals(outcome.signal).name}; every peer has saved itself")
         return 128 + outcome.signal
     say("the run ended before its last round")
     return ExchangeError.exit_code
+
+
+def _preempted(job: str) -> bool:
+    """Whether Slurm is about to take the job's place for another one."""
+    asked = ["scontrol", "show", "job", "--oneliner", job]
+    found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603
+    return re.search(r"\bPreemptTime=(?!None|Unknown)\S+", found.stdout) is not None
 
 
 if __name__ == "__main__":

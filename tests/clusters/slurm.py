@@ -29,6 +29,8 @@ NODE = "node"
 """What nodes are called, with a number. It does not resolve: a job of one node must not need a name that does."""
 CPUS = 4
 MEMORY = 8000
+GRACE = 8
+"""Seconds that a job of the partition `all` has to save when one of the partition `urgent` takes its place."""
 OVER = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"})
 """States that a job does not leave."""
 PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
@@ -65,7 +67,11 @@ MinJobAge=300
 MessageTimeout=10
 ReturnToService=2
 {nodes}
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU={per_cpu}
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE State=UP DefMemPerCPU={per_cpu}
+PartitionName=all Default=YES PriorityTier=1 GraceTime={grace}
+PartitionName=urgent PriorityTier=2
 """
 NODE_LINE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={memory}"
 
@@ -137,6 +143,11 @@ class SlurmCluster:
         """`scancel`."""
         self.command("scancel", *flags, str(number))
 
+    def preempt(self, cwd: Path) -> int:
+        """Submit a job that needs all of a node, and goes before those of the partition `all`; returns its number."""
+        (cwd / "urgent.sh").write_text("#!/bin/bash\n")
+        return self.sbatch("--partition=urgent", f"--ntasks={CPUS}", "--job-name=urgent", "urgent.sh", cwd=cwd)
+
     def left(self) -> list[psutil.Process]:
         """Processes of this cluster's jobs that still run: step daemons, and all that was started for a job."""
         return list(self._left())
@@ -191,7 +202,7 @@ def _start(cluster: SlurmCluster, nodes: int) -> None:
     lines = [NODE_LINE.format(name=name, port=port, **sizes) for name, port in zip(names, ports, strict=True)]
     values = {"user": getpass.getuser(), "nodes": "\n".join(lines), "per_cpu": MEMORY // CPUS}
     configuration = folder / "slurm.conf"
-    configuration.write_text(CONFIGURATION.format(folder=folder, ctld_port=ctld_port, **values))
+    configuration.write_text(CONFIGURATION.format(folder=folder, grace=GRACE, ctld_port=ctld_port, **values))
     files = [f"--{name}-file={folder}/munge/{name}" for name in ("key", "pid", "seed", "log")]
     _daemon(cluster, "munged", "--foreground", f"--socket={folder}/munge/socket", *files)
     _until(cluster, (folder / "munge" / "socket").exists)
@@ -220,7 +231,7 @@ def _daemon(cluster: SlurmCluster, name: str, *flags: str, log: str | None = Non
 
 def _states(cluster: SlurmCluster) -> list[str]:
     with contextlib.suppress(RuntimeError):  # until the controller listens
-        return cluster.command("sinfo", "--noheader", "--Node", "--format=%T").split()
+        return cluster.command("sinfo", "--noheader", "--Node", "--partition=all", "--format=%T").split()
     return []
 
 

@@ -151,6 +151,19 @@ def test_a_run_outlives_a_cancelled_job_and_a_time_limit(
         assert weights(job.folder) == whole
 
 
+def test_a_preempted_job_goes_on_when_there_is_room_again(submit: Callable[[], Job], exchange: str) -> None:
+    """A job that goes first takes its place: all save meanwhile, Slurm requeues it, and it ends with its table."""
+    job = submit()
+    job.until(lambda: rounds_recorded(job.folder) >= 50)
+    urgent = job.cluster.preempt(job.cwd)
+    job.ends("COMPLETED")
+    assert job.cluster.state(urgent) == "COMPLETED"
+    assert job.cluster.job(job.number)["Restarts"] == "1"
+    assert "preempted; all have saved, and Slurm requeues this job" in job.output()
+    assert min(resumed_at(job.output())) >= 40
+    check_results(job, exchange)
+
+
 def resumed_at(output: str) -> list[int]:
     """The rounds that both peers say they went on with."""
     rounds = [int(number) for number in re.findall(r"peer \d resumed at round (\d+)", output)]

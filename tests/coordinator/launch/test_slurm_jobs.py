@@ -77,6 +77,25 @@ def test_a_job_goes_on_alone_is_followed_again_and_queued_again(
     assert weights(folder) == weights(tmp_path / "runs" / "whole")
 
 
+@pytest.mark.timeout(240)
+def test_a_job_that_is_preempted_goes_on_when_there_is_room_again(
+    cluster: SlurmCluster, start: Start, tmp_path: Path
+) -> None:
+    """A job of a partition that goes first takes its place: all save, Slurm queues it again, and it ends complete."""
+    folder = tmp_path / "runs" / "run"
+    running = start(command(tmp_path, "group.peers=4", "run.rounds=600"), **cluster.environment)
+    number = job_of(running)
+    running.until(lambda: rounds_recorded(folder) >= 50)
+    urgent = cluster.preempt(tmp_path)
+    code, output = running.wait(180)
+    assert code == 0, output
+    assert f"job {number} is preempted: every peer has saved itself, and Slurm queues the job again" in output
+    assert cluster.job(number)["Restarts"] == "1"
+    assert cluster.state(urgent) == "COMPLETED"
+    assert "resumed at round" in (folder / "logs" / "worker-0.log").read_text()
+    assert "k-NN" in output
+
+
 @pytest.mark.parametrize("exchange", ["coordinator", "collective"])
 def test_a_cancelled_job_leaves_nothing(exchange: str, cluster: SlurmCluster, start: Start, tmp_path: Path) -> None:
     """`scancel` by anybody: the launcher says so and how to go on, exit code 1; no process of the job is left."""
