@@ -32,6 +32,10 @@ SLOW = (
     "contracts/test_launchers",
     "deploy/",
     "coordinator/launch/test_slurm",
+    "coordinator/test_launch",
+    "coordinator/experiment/test_command",
+    "peers/test_worker",
+    "contracts/test_exchange",
 )
 """Files that take minutes: with several processes (-n) they must not be left for the end."""
 

@@ -151,6 +151,7 @@ def test_a_run_outlives_a_cancelled_job_and_a_time_limit(
         assert weights(job.folder) == whole
 
 
+@pytest.mark.parametrize("exchange", ["torchrun"], indirect=True)  # the other script has the same lines for it
 def test_a_preempted_job_goes_on_when_there_is_room_again(submit: Callable[[], Job], exchange: str) -> None:
     """A job that goes first takes its place: all save meanwhile, Slurm requeues it, and it ends with its table."""
     job = submit()

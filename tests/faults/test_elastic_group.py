@@ -40,7 +40,7 @@ def test_six_peers_survive_everything(elastic: Elastic) -> None:
     coordinator is killed. The run ends by itself, receipts agree, no stall exceeds the deadline by a second.
     """  # noqa: D205  # the claim has two sentences
     group = elastic(
-        *TIMES, "group.peers=6", "run.rounds=2000", "data.batch=512",
+        *TIMES, "group.peers=6", "run.rounds=1500", "data.batch=512",
         "optimizer.learning_rate=2e-5", "checkpoint.every=20", "metrics.every=1", "metrics.tensorboard=false",
         "probe.every=0",
     )  # fmt: skip

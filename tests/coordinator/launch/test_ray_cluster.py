@@ -52,7 +52,7 @@ def test_a_killed_actor_and_a_lost_node_do_not_end_the_run(nodes: RayNodes, star
     What was lost comes back by itself, on another node, with its own weights, while the others go on.
     """
     folder = tmp_path / "runs" / "run"
-    times = ("exchange.heartbeat=2", "exchange.round_deadline=10", "coordinator.min_peers=3", "run.rounds=2500")
+    times = ("exchange.heartbeat=2", "exchange.round_deadline=10", "coordinator.min_peers=3", "run.rounds=1800")
     running = launched(start, tmp_path, f"launcher.ray.address={nodes.address}", "exchange.kind=coordinator", *times)
     running.until(lambda: rounds_recorded(folder) >= 100)
     assert "4 workers on 3 of the cluster's 3 nodes" in running.output.read_text()
