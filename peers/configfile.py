@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from peers.config import Config
 from peers.errors import ConfigError
-from peers.hosts import stays_here
+from peers.hosts import host_in, stays_here
 
 Tree = dict[str, Any]
 C = TypeVar("C", bound=Config)
@@ -216,7 +216,7 @@ def _launcher_contradictions(config: Config) -> Iterator[str]:
     if launcher.kind == "ray" and not launcher.ray.cpus and not gpus and config.device != "cuda":
         yield "launcher.ray.cpus = 0: a worker without GPUs must reserve some CPU, such as 0.5"
     slurm, peers = launcher.slurm, config.group.peers
-    if launcher.kind == "slurm" and slurm.nodes > 1 and elastic and stays_here(_host(config.coordinator.bind)):
+    if launcher.kind == "slurm" and slurm.nodes > 1 and elastic and stays_here(host_in(config.coordinator.bind)):
         yield (
             f"coordinator.bind = {config.coordinator.bind!r}: the other nodes of launcher.slurm.nodes = {slurm.nodes} "
             f"cannot reach loopback; use 0.0.0.0:0 with security.certs and a token, or with security.insecure = true"
@@ -234,10 +234,6 @@ def _launcher_contradictions(config: Config) -> Iterator[str]:
                 f"launcher.slurm.gpus_per_node = {slurm.gpus_per_node}: {workers // slurm.nodes} workers on each node "
                 f"cannot share them out evenly; host several peers in a worker with group.peers_per_worker"
             )
-
-
-def _host(bind: str) -> str:
-    return bind.rpartition(":")[0].strip("[]")
 
 
 def _read(path: Path) -> Tree:

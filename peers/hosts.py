@@ -38,6 +38,11 @@ def split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def host_in(address: str) -> str:
+    """Host of HOST:PORT as it is written, without brackets; empty where there is none. Checks nothing."""
+    return address.rpartition(":")[0].strip("[]")
+
+
 def host_and_port(told: str) -> tuple[str, int | None]:
     """Host and port of HOST or HOST:PORT.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordinator.doctor.findings import Subject
-from peers.hosts import WILDCARDS, host_and_port, stays_here
+from peers.hosts import WILDCARDS, host_and_port, host_in, stays_here
 
 
 def serves_here(subject: Subject) -> bool:
@@ -16,9 +16,9 @@ def serves_here(subject: Subject) -> bool:
 def beyond(subject: Subject) -> bool:
     """Whether the group reaches beyond this machine."""
     config = subject.config
-    hosts = [config.coordinator.bind.rpartition(":")[0].strip("[]")]
+    hosts = [host_in(config.coordinator.bind)]
     if subject.address is not None:
-        hosts.append(subject.address.rpartition(":")[0].strip("[]"))
+        hosts.append(host_in(subject.address))
     clusters = (config.launcher.kind == "slurm", config.launcher.kind == "ray" and config.launcher.ray.address)
     return any(clusters) or not all(map(stays_here, hosts))
 
@@ -27,11 +27,11 @@ def coordinator_hosts(subject: Subject) -> tuple[str, ...]:
     """By which names peers reach the coordinator, as far as the configuration says."""
     asked = subject.config.coordinator
     if subject.address is not None:
-        return (subject.address.rpartition(":")[0].strip("[]"),)
+        return (host_in(subject.address),)
     if asked.advertise is not None:
         try:
             return (host_and_port(asked.advertise)[0],)
         except ValueError:
             return ()  # the check of the network says so
-    host = asked.bind.rpartition(":")[0].strip("[]")
+    host = host_in(asked.bind)
     return () if host in WILDCARDS else (host,)

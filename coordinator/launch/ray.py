@@ -14,7 +14,7 @@ from coordinator.launch.base import LOOK, Interrupted, Outcome, Reports
 from coordinator.launch.plan import Plan, ray_gpus
 from peers.config import RayConfig
 from peers.errors import ConfigError
-from peers.hosts import connection_trouble, split, stays_here
+from peers.hosts import connection_trouble, host_in, split, stays_here
 
 PACKAGES = ("protos", "peers", "coordinator")
 STORE_BYTES = 100 * 1024 * 1024
@@ -154,7 +154,7 @@ def _place(ray: ModuleType, plan: Plan, reports: Reports, interrupted: Interrupt
 def _check_reach(ray: ModuleType, plan: Plan, group: Any) -> None:
     """Refuse a coordinator that listens on loopback for workers of other hosts."""
     bind, kept = plan.config.coordinator.bind, plan.config.launcher.ray.coordinator
-    if plan.coordinator is None or not stays_here(bind.rpartition(":")[0].strip("[]")):
+    if plan.coordinator is None or not stays_here(host_in(bind)):
         return
     nodes = _alive(ray)
     placed = ray.util.placement_group_table(group)["bundles_to_node_id"].values()

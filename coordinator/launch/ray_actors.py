@@ -131,7 +131,7 @@ class Coordinator(Placed):
         from coordinator.service.server import attend
         from coordinator.service.store import forget
         from peers.configfile import updated
-        from peers.hosts import WILDCARDS
+        from peers.hosts import WILDCARDS, host_in
         from peers.process import log_to_file
 
         logs.set_up("INFO", as_json=False)
@@ -140,7 +140,7 @@ class Coordinator(Placed):
             log_to_file(self._log)
             config = self._config
             told = (config.coordinator.advertise, config.exchange.interface)
-            if config.coordinator.bind.rpartition(":")[0].strip("[]") in WILDCARDS and told == (None, None):
+            if host_in(config.coordinator.bind) in WILDCARDS and told == (None, None):
                 # The address by which the cluster's nodes reach one another, as they have found out already.
                 config = updated(config, coordinator={"advertise": address_of_node()})
             if bind is None:

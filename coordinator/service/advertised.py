@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peers.errors import ConfigError
-from peers.hosts import WILDCARDS, Trouble, addresses, host_and_port, loopback, own_address, split, stays_here, written
+from peers.hosts import (
+    WILDCARDS,
+    Trouble,
+    addresses,
+    host_and_port,
+    host_in,
+    loopback,
+    own_address,
+    split,
+    stays_here,
+    written,
+)
 
 if TYPE_CHECKING:
     from coordinator.service.settings import ServiceSettings  # imports numpy, whose absence the doctor has to tell
@@ -71,7 +82,7 @@ def trouble_of(told: str, bind: str) -> Trouble | None:
         return Trouble(text, "name this machine as its peers know it, or give its address")
     except ValueError as exc:
         return Trouble(f"coordinator.advertise = {exc}", "name this machine as its peers know it")
-    if loopback(found) and not stays_here(bind.rpartition(":")[0].strip("[]")):
+    if loopback(found) and not stays_here(host_in(bind)):
         text = f"{what} is {', '.join(found)}: peers elsewhere would look on their own machine"
         remedy = "give the address of an interface that peers reach, or mend /etc/hosts (Debian has the host's own name"
         return Trouble(text, f"{remedy} at 127.0.1.1 there)")

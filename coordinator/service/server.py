@@ -32,7 +32,7 @@ from coordinator.service.store import Store
 from coordinator.service.streams import Streams
 from peers.errors import ConfigError
 from peers.exchange.shared import sweep
-from peers.hosts import split
+from peers.hosts import host_in, split
 from protos.consensus_pb2 import DESCRIPTOR, OVER
 from protos.consensus_pb2_grpc import add_CoordinatorServicer_to_server
 from protos.frames import message_limit
@@ -214,7 +214,7 @@ def _credentials(tls: Tls) -> Any:
 def _start_metrics(settings: ServiceSettings, hub: Hub) -> Any:
     if settings.metrics_port is None:
         return None
-    host = settings.bind.rpartition(":")[0].strip("[]")
+    host = host_in(settings.bind)
     hub.metrics.members.set_function(lambda: hub.group.membership.peers(member=True))
     hub.metrics.epoch.set_function(lambda: hub.group.membership.epoch)
     hub.metrics.round.set_function(lambda: hub.group.rounds.upcoming)

@@ -10,7 +10,7 @@ from typing import Any
 
 from peers.draws import Rule
 from peers.errors import ConfigError
-from peers.hosts import host_and_port, stays_here
+from peers.hosts import host_and_port, host_in, stays_here
 from protos.tensors import NAMES, size_of
 
 RULES = ("mean", "frozen", "random_peer", "roles", "neighbours", "median", "trimmed_mean")
@@ -121,7 +121,7 @@ class ServiceSettings:
     @property
     def loopback(self) -> bool:
         """Whether nobody beyond this host can connect."""
-        return stays_here(self.bind.rpartition(":")[0].strip("[]"))
+        return stays_here(host_in(self.bind))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ServiceSettings:
