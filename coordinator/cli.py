@@ -35,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_launch(commands.add_parser("launch", help="start a run, watch it, print its results"))
     _add_experiment(commands.add_parser("experiment", help="compare arms over seeds, with controls and statistics"))
+    _add_sweep(commands.add_parser("sweep", help="vary settings over a grid, at random, or by ASHA"))
+    _add_report(commands.add_parser("report", help="make one HTML page of experiments and sweeps"))
     _add_serve(commands.add_parser("serve", help="run the service that closes rounds, for workers started by hand"))
     _add_status(commands.add_parser("status", help="show what a coordinator's group is doing"))
     _add_stop(commands.add_parser("stop", help="end a coordinator's run, for all its peers"))
@@ -66,6 +68,20 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
     parser.add_argument("--overwrite", action="store_true", help="begin anew; without it, finished groups are kept")
     parser.set_defaults(run=_experiment)
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--overwrite", action="store_true", help="begin anew; without it, finished groups are kept")
+    parser.set_defaults(run=_sweep)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folders", metavar="DIR", nargs="+", help="folder of an experiment or a sweep, e.g. runs/digits"
+    )
+    parser.add_argument("--out", metavar="DIR", help="where report.html and its figures go; by default the first DIR")
+    parser.set_defaults(run=_report)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -146,6 +162,24 @@ def _experiment(options: argparse.Namespace) -> int:
 
     screen = Console(highlight=False, markup=False)
     return experiment(options.config, options.set, overwrite=options.overwrite, console=screen)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from coordinator.experiment.sweep.command import sweep
+
+    return sweep(
+        options.config, options.set, overwrite=options.overwrite, console=Console(highlight=False, markup=False)
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from coordinator.experiment.report.command import report
+
+    return report(options.folders, options.out, console=Console(highlight=False, markup=False))
 
 
 def _serve(options: argparse.Namespace) -> int:

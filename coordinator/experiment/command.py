@@ -33,15 +33,19 @@ def experiment(path: str, sets: Sequence[str], *, overwrite: bool, console: Cons
     asked = matrix.load(path, sets)
     if overwrite:
         _remove(asked)
-    runner.check(asked)
-    waiting = [cell for cell in asked.cells if not runner.finished(cell)]
+    runner.check(asked.cells, "experiment")
+    waiting = [cell for cell in asked.cells if not cell.finished]
+    most = runner.at_once(asked.cells, asked.section.parallel)
     console.print(
         f"experiment {asked.section.name}: {len(asked.arms)} arms x {len(asked.section.seeds)} seeds, "
-        f"{len(waiting)} of {len(asked.cells)} groups to run, {runner.at_once(asked)} at a time; everything goes to "
-        f"{asked.folder}",
+        f"{len(waiting)} of {len(asked.cells)} groups to run, {most} at a time; everything goes to {asked.folder}",
         soft_wrap=True,
     )
-    ending = runner.run(asked, lambda course, text: console.print(show.progress(course, text), soft_wrap=True))
+    ending = runner.run(
+        asked.cells,
+        asked.section.parallel,
+        lambda course, text: console.print(show.progress(course, text), soft_wrap=True),
+    )
     if ending.signal is not None:
         name = signal.Signals(ending.signal).name
         console.print(f"stopped by {name}; the same command continues", soft_wrap=True)

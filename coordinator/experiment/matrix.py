@@ -8,17 +8,17 @@ For a seed all arms have the same initial weights, batches, optimizer and batch-
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from coordinator.experiment.cells import Cell, make_cell, merged
 from peers.config import Config, Section
-from peers.configfile import Tree, parse, parse_as, read
+from peers.configfile import Tree, parse_as, read
 from peers.errors import ConfigError
-from peers.place import DEFAULT_PEERS
 
 CONTROLS: dict[str, Tree] = {
     "consensus": {},
@@ -58,26 +58,6 @@ class ExperimentConfig(Config):
     """A configuration file of an experiment: a run's, and the section that multiplies it."""
 
     experiment: ExperimentSection = ExperimentSection()
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One group: an arm with a seed.
-
-    Attributes:
-        arm: name of the arm.
-        seed: the run's.
-        config: of the run, settled.
-    """
-
-    arm: str
-    seed: int
-    config: Config
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return f"{self.arm} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -122,32 +102,8 @@ def load(path: str, sets: Sequence[str] = ()) -> Experiment:
     common = {key: value for key, value in tree.items() if key != "experiment"}
     folder = Path(section.out) / section.name / "cells"
     cells = [
-        _cell(f"{path}, arm {arm}", merged(common, changes), folder, arm, seed)
+        make_cell(f"{path}, arm {arm}", merged(common, changes), folder, arm, seed)
         for seed in section.seeds
         for arm, changes in arms.items()
     ]
     return Experiment(section, tuple(arms), tuple(cells))
-
-
-def _cell(source: str, tree: Tree, folder: Path, arm: str, seed: int) -> Cell:
-    here = {
-        "run": {"name": f"{arm}-seed{seed}", "seed": seed, "out": str(folder)},
-        "exchange": {"kind": "inprocess"},  # a whole group in a process: nothing but numbers counts here
-    }
-    tree = merged(tree, here)
-    group = dict(tree.get("group") or {})
-    group["peers"] = group.get("peers") or DEFAULT_PEERS
-    group["peers_per_worker"] = group["peers"]
-    group.setdefault("threads", 1)  # a number of its own would change the last bits with the number of cores
-    return Cell(arm, seed, parse({**tree, "group": group}, source))
-
-
-def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
-    """A tree with some values replaced, section by section."""
-    result = dict(tree)
-    for key, value in changes.items():
-        before = result.get(key)
-        if isinstance(before, Mapping) and isinstance(value, Mapping):
-            value = merged(before, value)
-        result[key] = value
-    return result

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.experiment import statistics
-from coordinator.experiment.matrix import Cell, Experiment
-from coordinator.experiment.runner import finished, folder_of
+from coordinator.experiment.cells import Cell
+from coordinator.experiment.matrix import Experiment
 from coordinator.experiment.statistics import Comparison, Summary
 from peers.errors import CheckpointError
 from peers.files import write_atomically
@@ -67,7 +67,7 @@ def collect(experiment: Experiment, failed: Mapping[str, str]) -> Results | None
     """
     section = experiment.section
     cells = {(cell.arm, cell.seed): cell for cell in experiment.cells}
-    seeds = tuple(seed for seed in section.seeds if all(finished(cells[arm, seed]) for arm in experiment.arms))
+    seeds = tuple(seed for seed in section.seeds if all(cells[arm, seed].finished for arm in experiment.arms))
     if not seeds:
         return None
     found = {key: _summary(cell) for key, cell in cells.items() if key[1] in seeds}
@@ -108,7 +108,7 @@ def write(results: Results, folder: Path) -> None:
 
 
 def _summary(cell: Cell) -> dict[str, Any]:
-    return dict(json.loads(folder_of(cell).summary.read_bytes()))
+    return dict(json.loads(cell.folder.summary.read_bytes()))
 
 
 def _check_pairs(

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from coordinator.experiment.matrix import Cell, Experiment
+from coordinator.experiment.cells import Cell
 from coordinator.launch.base import LOOK, PARTING, Ended, Interrupted, failure
 from coordinator.launch.processes import Child, with_parent
 from peers.configfile import dump
 from peers.errors import RunFolderError
-from peers.runfolder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -48,55 +47,49 @@ class Ending:
     signal: int | None
 
 
-def folder_of(cell: Cell) -> RunFolder:
-    """Where a cell is kept."""
-    return RunFolder.of(cell.config)
-
-
-def finished(cell: Cell) -> bool:
-    """Whether a cell has its result."""
-    return folder_of(cell).summary.is_file()
-
-
-def check(experiment: Experiment) -> None:
+def check(cells: Sequence[Cell], section: str) -> None:
     """Refuse cells that were run with another configuration: their results would be taken for these.
+
+    Args:
+        cells: all of them.
+        section: of the configuration that names what they belong to: experiment or sweep.
 
     Raises:
         RunFolderError: names the first of them.
     """
-    for cell in experiment.cells:
-        path = folder_of(cell).config
+    for cell in cells:
+        path = cell.folder.config
         if path.is_file() and path.read_text() != dump(cell.config):
             raise RunFolderError(
-                f"{path.parent} was run with another configuration: replace the experiment with --overwrite, or give "
-                f"this one another name with --set experiment.name=NAME"
+                f"{path.parent} was run with another configuration: replace the {section} with --overwrite, or give "
+                f"this one another name with --set {section}.name=NAME"
             )
 
 
-def run(experiment: Experiment, told: Callable[[Course, str], None]) -> Ending:
+def run(cells: Sequence[Cell], most: int | None, told: Callable[[Course, str], None]) -> Ending:
     """Run what is not finished.
 
     Args:
-        experiment: checked.
+        cells: checked.
+        most: groups at a time; see `at_once`.
         told: called with how far it is and a line for the user, whenever a cell has ended.
     """
-    return _Runner(experiment, told).run()
+    return _Runner(cells, at_once(cells, most), told).run()
 
 
-def at_once(experiment: Experiment) -> int:
+def at_once(cells: Sequence[Cell], most: int | None) -> int:
     """Groups that run at a time: as many as the cores of this machine can give each peer one, unless it is said."""
-    peers = max(cell.config.group.peers or 1 for cell in experiment.cells)
-    return experiment.section.parallel or max(1, len(os.sched_getaffinity(0)) // peers)
+    peers = max(cell.config.group.peers or 1 for cell in cells)
+    return most or max(1, len(os.sched_getaffinity(0)) // peers)
 
 
 class _Runner:
-    def __init__(self, experiment: Experiment, told: Callable[[Course, str], None]) -> None:
-        self.experiment, self.told = experiment, told
-        self.waiting = [cell for cell in experiment.cells if not finished(cell)]
+    def __init__(self, cells: Sequence[Cell], most: int, told: Callable[[Course, str], None]) -> None:
+        self.cells, self.most, self.told = cells, most, told
+        self.waiting = [cell for cell in cells if not cell.finished]
         self.running: dict[str, tuple[Cell, Child, float]] = {}
         self.failed: dict[str, str] = {}
         self.spent: list[float] = []
-        self.most = at_once(experiment)
 
     def run(self) -> Ending:
         with Interrupted().installed() as interrupted:
@@ -111,7 +104,7 @@ class _Runner:
         return Ending(self.failed, interrupted.number)
 
     def _start(self, cell: Cell) -> None:
-        folder = folder_of(cell)
+        folder = cell.folder
         folder.prepare(cell.config, "resume" if folder.config.is_file() else "refuse")
         command = (sys.executable, "-m", "peers.worker", "--config", str(folder.config), "--resume", "auto")
         child = Child(command, folder.logs / "worker-0.stderr", with_parent())
@@ -123,7 +116,7 @@ class _Runner:
             if ended is None:
                 continue
             del self.running[name]
-            if ended.code == 0 and finished(cell):
+            if ended.code == 0 and cell.finished:
                 self.spent.append(time.monotonic() - began)
                 self.told(self._course(), f"{name} is done")
             else:
@@ -134,8 +127,7 @@ class _Runner:
     def _course(self) -> Course:
         left = len(self.waiting) + len(self.running)
         seconds = sum(self.spent) / len(self.spent) * left / self.most if self.spent else None
-        cells = len(self.experiment.cells)
-        return Course(cells - left - len(self.failed), cells, seconds)
+        return Course(len(self.cells) - left - len(self.failed), len(self.cells), seconds)
 
     def _stop(self, children: Sequence[Child]) -> None:
         """Let all save themselves: the next start goes on from there."""

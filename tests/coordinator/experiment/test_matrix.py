@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.experiment.matrix import CONTROLS, load, merged
+from coordinator.experiment.cells import merged
+from coordinator.experiment.matrix import CONTROLS, load
 from peers.configfile import identity
 from peers.errors import ConfigError
 
