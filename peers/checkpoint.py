@@ -80,6 +80,7 @@ class Checkpoints:
             "skips": dict(peer.skips),
             "generators": "derived from configuration.run.seed, peer, incarnation and round",
             "optimizer": settings,
+            "selection": peer.selection.record(),
             "configuration": self.facts,
             "configuration_digest": identity_digest(self.facts),
             "tensors_digest": _digest(data),
@@ -203,6 +204,8 @@ def _state(peer: Peer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         for key, value in state.items():
             if value is not None:
                 tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
+    if peer.selection.kept is not None:
+        tensors |= {f"selected.{name}": tensor for name, tensor in peer.selection.kept.state.items()}
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer["param_groups"]]
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, groups
 
@@ -218,6 +221,8 @@ def _restore(peer: Peer, tensors: Mapping[str, Tensor], record: Mapping[str, Any
     groups = peer.optimizer.state_dict()["param_groups"]
     settings = [{**mine, **saved} for mine, saved in zip(groups, record["optimizer"], strict=True)]
     peer.optimizer.load_state_dict({"state": state, "param_groups": settings})
+    selected = {n.removeprefix("selected."): t.to(peer.device) for n, t in tensors.items() if n.startswith("selected.")}
+    peer.selection.restore(record.get("selection"), selected)
     peer.stepped = record["stepped"]
     peer.bad_in_a_row = record["bad_in_a_row"]
     peer.skips.clear()

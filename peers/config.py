@@ -193,11 +193,25 @@ class ProbeConfig(Section):
     live_images: int = Field(2000, ge=16, description="Training images, and at most as many validation ones, live.")
 
 
+class SelectionConfig(Section):
+    """Which round's weights are judged in the end."""
+
+    rule: Literal["last", "unsupervised", "validation"] = Field(
+        "last",
+        description="last: after all rounds. unsupervised: each peer's best by agreement and effective rank, without "
+        "labels. validation: its best by live k-NN, which uses labels.",
+    )
+    every: int = Field(10, ge=1, description="Rounds between looks, for unsupervised and validation.")
+
+
 class CheckpointConfig(Section):
     """When each peer saves itself."""
 
     every: int = Field(50, ge=1, description="Rounds between checkpoints; the last round is always saved.")
     keep: int = Field(2, ge=2, description="Newest checkpoints kept; two, so that a group always shares one.")
+    snapshots: int = Field(
+        0, ge=0, le=1000, description="Rounds, evenly spread in log scale, whose weights are kept for analysis."
+    )
 
 
 class MetricsConfig(Section):
@@ -300,6 +314,7 @@ class Config(Section):
     coordinator: CoordinatorConfig = CoordinatorConfig()
     security: SecurityConfig = SecurityConfig()
     probe: ProbeConfig = ProbeConfig()
+    selection: SelectionConfig = SelectionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     metrics: MetricsConfig = MetricsConfig()
     launcher: Annotated[LauncherConfig, BeforeValidator(_as_kind)] = LauncherConfig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from peers.config import Config, OptimizerConfig
 from peers.errors import DivergedError
 from peers.exchange.base import Consensus
 from peers.objective import loss
+from peers.selection import Selection
 from peers.targets import Missing, controlled, peer_target
 
 NON_FINITE = ("abstained", "non_finite_loss", "non_finite_gradient")
@@ -74,6 +76,7 @@ class Peer:
         self.stepped = 0
         self.skips: Counter[str] = Counter()
         self.bad_in_a_row = 0
+        self.selection = Selection(config.selection)
         self._abstains = False
         self._outputs: Tensor | None = None
         self._before: list[Tensor] = []
@@ -109,6 +112,29 @@ class Peer:
         self._outputs = None
         for buffer, before in zip(self.network.buffers(), self._before, strict=True):
             buffer.copy_(before)
+
+    def look(self, consensus: Consensus, live: Callable[[Peer], float]) -> None:
+        """Keep the weights as they were when `forward` made the outputs, if they are the best so far.
+
+        Args:
+            consensus: of the round.
+            live: k-NN of a peer on validation images.
+        """
+        if self.config.selection.rule == "validation":
+            self.selection.offer(consensus.round, live(self), self.network)
+            return
+        target = peer_target(consensus, self.id, self.config.consensus)
+        if self._outputs is not None and not isinstance(target, Missing):
+            score = self.selection.criterion(self._outputs.detach(), target)
+            self.selection.offer(consensus.round, score, self.network)
+
+    def selected_network(self) -> nn.Module:
+        """The network that is judged: as it is now, or a copy with the weights that were kept."""
+        if self.selection.kept is None:
+            return self.network
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(dict(self.selection.kept.state))
+        return network
 
     def step(self, consensus: Consensus) -> Step:
         """One optimizer step toward the consensus of the round whose outputs `forward` made, or a counted skip.

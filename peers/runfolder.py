@@ -5,6 +5,7 @@ OUT/NAME/config.yaml          the resolved configuration
          tensorboard/         the same for TensorBoard
          logs/                worker-N.log
          checkpoints/         peer-000/ ...
+         snapshots/           peer-000/ ..., where checkpoint.snapshots asks for them
          summary.json         once the run has ended
 """
 
@@ -87,6 +88,10 @@ class RunFolder:
     def checkpoints(self, peer: int) -> Path:
         """Folder of one peer's checkpoints."""
         return self.path / "checkpoints" / f"peer-{peer:03d}"
+
+    def snapshots(self, peer: int) -> Path:
+        """Folder of one peer's weights at chosen rounds."""
+        return self.path / "snapshots" / f"peer-{peer:03d}"
 
     def prepare(self, config: Config, existing: Existing) -> None:
         """Make the folder and save the configuration in it.

@@ -16,6 +16,11 @@ Scores = Mapping[str, float]
 Summary = dict[str, Any]
 
 TITLES = {"knn": "k-NN", "linear": "linear"}
+SELECTIONS = {
+    "last": "the last round",
+    "unsupervised": "agreement and effective rank, without labels",
+    "validation": "k-NN on validation images, with their labels",
+}
 
 
 def summarize(config: Config, exchange: str, rounds: int, pixels: Scores, reports: Mapping[int, Report]) -> Summary:
@@ -40,6 +45,7 @@ def summarize(config: Config, exchange: str, rounds: int, pixels: Scores, report
         "exchange": exchange,
         "seconds": max(report["seconds"] for report in per_peer),
         "split": config.probe.split,
+        "selection": config.selection.rule,
         "baseline": _mean([report["baseline"] for report in per_peer]),
         "final": _mean([report["final"] for report in per_peer]),
         "gain": _mean([report["gain"] for report in per_peer]),
@@ -76,6 +82,9 @@ def table(summary: Summary) -> str:
         f"group; {summary['rounds']} rounds in {summary['seconds']:.1f} s, {summary['exchange']} exchange, "
         f"{skipped} steps skipped"
     )
+    if summary["selection"] != "last":
+        chosen = ", ".join(str(report["selected"]) for report in summary["per_peer"])
+        lines.append(f"judged by each peer's best round by {SELECTIONS[summary['selection']]}: {chosen}")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,8 @@ class Trainer:
         recorder: where metrics go.
         live: k-NN of a peer as it is now, in percent, on validation images.
         save: called with (peer, rounds done) when a checkpoint is due.
+        keep: called with (peer, rounds done) when a snapshot is due.
+        snapshots: numbers of rounds done after which it is.
         stopping: whether this worker was asked to stop.
         live_before: live k-NN of each hosted peer at initialization; goes into the first record.
         last_live: the newest live k-NN of each hosted peer, percent.
@@ -54,6 +56,8 @@ class Trainer:
     save: Callable[[Peer, int], object]
     stopping: Callable[[], bool]
     live_before: dict[int, float]
+    keep: Callable[[Peer, int], object]
+    snapshots: Collection[int]
     last_live: dict[int, float] = field(default_factory=dict)
     ended: str | None = None
 
@@ -83,6 +87,7 @@ class Trainer:
                 continue
             self._record(round_, outcome, steps, time.perf_counter() - began)
             round_ += 1
+            self._snapshot(round_)
             if outcome.leaving and (not self.exchange.elastic or outcome.leaving & {peer.id for peer in self.peers}):
                 return self._stop(round_)
             if round_ % self.config.checkpoint.every == 0 and round_ < self.rounds:
@@ -97,6 +102,8 @@ class Trainer:
         outcome = self.exchange.publish(round_, published, digest, leaving=self.stopping()).result()
         if not isinstance(outcome, Consensus):
             return outcome, []
+        if self.peers[0].selection.due(round_):
+            self.crew.map(lambda peer: peer.look(outcome, self.live), self.peers)
         return outcome, self.crew.map(lambda peer: peer.step(outcome), self.peers)
 
     def _images(self, schedule: Schedule, first: int) -> Iterator[Tensor]:
@@ -113,6 +120,10 @@ class Trainer:
     def _stop(self, done: int) -> int:
         self._save_all(done)
         return done
+
+    def _snapshot(self, done: int) -> None:
+        if done in self.snapshots:
+            self.crew.map(lambda peer: self.keep(peer, done), self.peers)
 
     def _save_all(self, done: int) -> None:
         self.crew.map(lambda peer: self.save(peer, done), self.peers)

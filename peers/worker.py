@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peers import configfile, summary
+from peers import configfile, snapshots, summary
 from peers.checkpoint import Checkpoints
 from peers.config import Config
 from peers.crew import Crew
@@ -200,6 +200,8 @@ class Worker:
                 save=lambda peer, done: self._save(peer, done, time.perf_counter() - began),
                 stopping=self.stop.requested,
                 live_before=before,
+                keep=lambda peer, done: snapshots.save(self.folder, peer.id, done, peer.network),
+                snapshots=snapshots.chosen(self.config.checkpoint.snapshots, self.grounds.rounds),
             )
             done = trainer.run(first)
         finally:
@@ -232,7 +234,7 @@ class Worker:
 
     def _report(self, peer: Peer) -> dict[str, Any]:
         baseline = self.grounds.judge.network(peer.initial_network())
-        final = self.grounds.judge.network(peer.network)
+        final = self.grounds.judge.network(peer.selected_network())
         logger.info("peer %d: at initialization %s; now %s", peer.id, _scores(baseline), _scores(final))
         return {
             "network": self.config.network_of(peer.id).name,
@@ -242,6 +244,7 @@ class Worker:
             "final": final,
             "stepped": peer.stepped,
             "skips": dict(peer.skips),
+            "selected": None if peer.selection.kept is None else peer.selection.kept.round,
             "seconds": self.spent,
         }
 
