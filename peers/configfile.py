@@ -159,8 +159,6 @@ def identity(config: Config, rounds: int) -> dict[str, Any]:
     kept["exchange"] = {"wire": config.exchange.wire}
     if config.optimizer.schedule != "constant":
         kept["run"]["rounds"] = rounds
-    if config.selection.rule != "last":
-        kept["selection"] = tree["selection"]
     return dict(_flat(kept))
 
 

@@ -75,12 +75,12 @@ class Selection:
         if self.kept is None:
             return None
         first = None if self.first is None else list(self.first)
-        return {"round": self.kept.round, "score": self.kept.score, "first": first}
+        return {"rule": self.config.rule, "round": self.kept.round, "score": self.kept.score, "first": first}
 
     def restore(self, record: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> None:
-        """What `record` gave, and the weights that were kept with it."""
+        """What `record` gave, and the weights that were kept with it; scores of another rule are not comparable."""
         self.first, self.kept = None, None
-        if record is not None:
+        if record is not None and record["rule"] == self.config.rule:
             self.first = None if record["first"] is None else (record["first"][0], record["first"][1])
             self.kept = Kept(record["round"], record["score"], dict(state))
 

@@ -210,7 +210,7 @@ def test_rounds_are_as_given_or_a_hundred() -> None:
     assert rounds_of(Config(), 13) == 100
 
 
-OUTSIDE = ("coordinator", "security", "probe", "checkpoint", "metrics", "launcher")
+OUTSIDE = ("coordinator", "security", "probe", "selection", "checkpoint", "metrics", "launcher")
 # What does not determine the weights: where the run lives, how it is launched, watched, probed and recorded, and its
 # length under a constant learning rate.
 FREE = {

@@ -137,3 +137,15 @@ def test_a_run_says_which_rounds_it_is_judged_by(tmp_path: Path) -> None:
     assert text in output
     found = sorted(path.name for path in (tmp_path / "runs" / "chosen" / "snapshots" / "peer-001").iterdir())
     assert found == [f"round-{round_:08d}.safetensors" for round_ in (1, 5, 30)]
+
+
+def test_scores_of_another_rule_are_not_taken_over(tmp_path: Path) -> None:
+    """A run that goes on with another rule begins its looks anew: k-NN in percent would beat any product of shares."""
+    group = Group(config_of(selection={"rule": "validation", "every": 1}))
+    looked(group, range(2), [10.0, 20.0])
+    peer = group.peers[0]
+    place = Checkpoints(tmp_path, identity(peer.config, 20))
+    place.save(peer, 2, {})
+    other = Group(config_of(selection={"rule": "unsupervised", "every": 1})).peers[0]
+    place.load(other, 2)
+    assert other.selection.kept is None
