@@ -7,6 +7,7 @@ OUT/NAME/config.yaml          the resolved configuration
          checkpoints/         peer-000/ ...
          snapshots/           peer-000/ ..., where checkpoint.snapshots asks for them
          summary.json         once the run has ended
+         analysis.json        what its features hold, where an experiment asked for that
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ class RunFolder:
     def summary(self) -> Path:
         """The result, JSON; there once the run has ended."""
         return self.path / "summary.json"
+
+    @property
+    def analysis(self) -> Path:
+        """What its features hold, JSON."""
+        return self.path / "analysis.json"
 
     @property
     def coordinator_address(self) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peers.config import Config
+from peers.config import Config, DataConfig
 from peers.configfile import Tree, parse
 from peers.place import DEFAULT_PEERS
 from peers.runfolder import RunFolder
@@ -21,11 +21,17 @@ class Cell:
         arm: name of the arm or of the point.
         seed: the run's.
         config: of the run, settled.
+        supervised: it is the upper bound: trained with labels.
+        analysed: its features are to be analysed, too.
+        transfer: another data set that they are probed on, then.
     """
 
     arm: str
     seed: int
     config: Config
+    supervised: bool = False
+    analysed: bool = False
+    transfer: DataConfig | None = None
 
     @property
     def name(self) -> str:
@@ -39,8 +45,8 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        """Whether it has its result."""
-        return self.folder.summary.is_file()
+        """Whether it has its result, and its analysis where there is to be one."""
+        return self.folder.summary.is_file() and (not self.analysed or self.folder.analysis.is_file())
 
 
 def make_cell(source: str, tree: Tree, folder: Path, arm: str, seed: int) -> Cell:

@@ -8,15 +8,15 @@ For a seed all arms have the same initial weights, batches, optimizer and batch-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from coordinator.experiment.cells import Cell, make_cell, merged
-from peers.config import Config, Section
+from peers.config import Config, DataConfig, Section
 from peers.configfile import Tree, parse_as, read
 from peers.errors import ConfigError
 
@@ -28,6 +28,12 @@ CONTROLS: dict[str, Tree] = {
     "frozen": {"consensus": {"target": "frozen"}},
 }
 """The arms of an experiment that names none: what is claimed, and everything that might explain it away."""
+
+SUPERVISED = "supervised"
+"""The upper bound, where it is asked for."""
+
+SNAPSHOTS = 6
+"""Rounds whose weights are kept where features are analysed, unless the file says otherwise."""
 
 
 def _as_tuple(value: object) -> object:
@@ -51,7 +57,16 @@ class ExperimentSection(Section):
         "shuffled, noise and frozen.",
     )
     claim: str = Field("consensus", description="The arm that is compared with the random network and all others.")
-    parallel: int | None = Field(None, ge=1, description="Groups at a time. Default: as many as have a core a peer.")
+    supervised: bool = Field(
+        False, description="Train each seed's networks with labels, too: an upper bound, outside of all tests."
+    )
+    analyse: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] | None = Field(
+        None, description="Arms whose features are analysed. Default: the claim; none where the launcher is not local."
+    )
+    transfer: DataConfig | None = Field(None, description="Another data set on which analysed features are probed.")
+    parallel: int | None = Field(
+        None, ge=1, description="Groups at a time. Default: one for each GPU, else as many as have a core a peer."
+    )
 
 
 class ExperimentConfig(Config):
@@ -66,7 +81,7 @@ class Experiment:
 
     Attributes:
         section: what is compared.
-        arms: names, in the order of the tables.
+        arms: names, in the order of the tables; the upper bound is none of them.
         cells: seed by seed, so that an experiment that is stopped early can be compared as far as it is.
     """
 
@@ -91,19 +106,42 @@ def load(path: str, sets: Sequence[str] = ()) -> Experiment:
         ConfigError: lists every problem, with the arm that it is in.
     """
     tree = read(path, sets)
-    section = parse_as(ExperimentConfig, tree, path).experiment
-    arms, problems = CONTROLS if section.arms is None else section.arms, []
-    if section.claim not in arms:
-        problems.append(f"experiment.claim = {section.claim!r}: expected one of the arms, {', '.join(arms)}")
-    if len(set(section.seeds)) < len(section.seeds):
-        problems.append(f"experiment.seeds = {list(section.seeds)}: a seed is given twice")
+    config = parse_as(ExperimentConfig, tree, path)
+    section = config.experiment
+    arms = CONTROLS if section.arms is None else section.arms
+    problems = list(_problems(section, arms, config.launcher.kind))
     if problems:
         raise ConfigError("\n".join([f"{path} has problems:", *(f"  {problem}" for problem in problems)]))
+    analysed = section.analyse
+    if analysed is None:
+        analysed = (section.claim,) if config.launcher.kind == "local" else ()
     common = {key: value for key, value in tree.items() if key != "experiment"}
+    if analysed:
+        common = merged({"checkpoint": {"snapshots": SNAPSHOTS}}, common)
     folder = Path(section.out) / section.name / "cells"
-    cells = [
-        make_cell(f"{path}, arm {arm}", merged(common, changes), folder, arm, seed)
-        for seed in section.seeds
-        for arm, changes in arms.items()
-    ]
+    cells = []
+    for seed in section.seeds:
+        for arm, changes in arms.items():
+            cell = make_cell(f"{path}, arm {arm}", merged(common, changes), folder, arm, seed)
+            cells.append(replace(cell, analysed=arm in analysed, transfer=section.transfer))
+        if section.supervised:
+            cells.append(replace(make_cell(path, common, folder, SUPERVISED, seed), supervised=True))
     return Experiment(section, tuple(arms), tuple(cells))
+
+
+def _problems(section: ExperimentSection, arms: Mapping[str, Tree], launcher: str) -> Iterator[str]:
+    """What makes no experiment, one text each."""
+    if section.claim not in arms:
+        yield f"experiment.claim = {section.claim!r}: expected one of the arms, {', '.join(arms)}"
+    if len(set(section.seeds)) < len(section.seeds):
+        yield f"experiment.seeds = {list(section.seeds)}: a seed is given twice"
+    for arm in section.analyse or ():
+        if arm not in arms:
+            yield f"experiment.analyse names {arm!r}: expected arms, {', '.join(arms)}"
+    if launcher != "local":
+        if section.analyse:
+            yield f"experiment.analyse = {list(section.analyse)}: reads weights from this disk; needs launcher local"
+        if section.supervised:
+            yield "experiment.supervised = true: runs on this machine; needs launcher local"
+    if SUPERVISED in arms and section.supervised:
+        yield f"experiment.arms: {SUPERVISED!r} is the name of the upper bound; call the arm otherwise"

@@ -16,7 +16,7 @@ from typing import Any
 
 from coordinator.experiment import statistics
 from coordinator.experiment.cells import Cell
-from coordinator.experiment.matrix import Experiment
+from coordinator.experiment.matrix import SUPERVISED, Experiment
 from coordinator.experiment.statistics import Comparison, Summary
 from peers.errors import CheckpointError
 from peers.files import write_atomically
@@ -35,8 +35,9 @@ class Results:
         split: that was judged on.
         claim: the arm that is compared.
         seeds: with all arms finished; the others are in no statistics.
-        values: {probe: {arm, or BEFORE, or PIXELS: accuracy of each seed, percent}}.
-        arms: {probe: {arm: summary of its accuracies}}, BEFORE and PIXELS among them.
+        selection: rule by which each peer's round was chosen; "validation" uses labels.
+        values: {probe: {arm, or BEFORE, or PIXELS, or SUPERVISED: accuracy of each seed, percent}}.
+        arms: {probe: {arm: summary of its accuracies}}, BEFORE, PIXELS and SUPERVISED among them.
         gains: {probe: {arm: comparison of it with the random network}}.
         comparisons: {probe: {arm, or BEFORE, or PIXELS: comparison of the claim with it}}; one family with `gains`.
         skips: {arm: steps that its peers skipped}.
@@ -46,6 +47,7 @@ class Results:
     experiment: str
     split: str
     claim: str
+    selection: str
     seeds: tuple[int, ...]
     values: dict[str, dict[str, list[float]]]
     arms: dict[str, dict[str, Summary]]
@@ -67,17 +69,18 @@ def collect(experiment: Experiment, failed: Mapping[str, str]) -> Results | None
     """
     section = experiment.section
     cells = {(cell.arm, cell.seed): cell for cell in experiment.cells}
-    seeds = tuple(seed for seed in section.seeds if all(cells[arm, seed].finished for arm in experiment.arms))
+    everyone = (*experiment.arms, *((SUPERVISED,) if section.supervised else ()))
+    seeds = tuple(seed for seed in section.seeds if all(cells[arm, seed].finished for arm in everyone))
     if not seeds:
         return None
     found = {key: _summary(cell) for key, cell in cells.items() if key[1] in seeds}
-    _check_pairs(found, experiment.arms, seeds)
+    _check_pairs(found, everyone, seeds)
     first = found[section.claim, seeds[0]]
     values: dict[str, dict[str, list[float]]] = {}
     for probe in first["final"]:
         values[probe] = {
             BEFORE: [found[section.claim, seed]["baseline"][probe] for seed in seeds],
-            **{arm: [found[arm, seed]["final"][probe] for seed in seeds] for arm in experiment.arms},
+            **{arm: [found[arm, seed]["final"][probe] for seed in seeds] for arm in everyone},
             PIXELS: [found[section.claim, seed]["pixels"][probe] for seed in seeds],
         }
     gains, comparisons = _compared(values, section.claim)
@@ -90,7 +93,17 @@ def collect(experiment: Experiment, failed: Mapping[str, str]) -> Results | None
         for probe, samples in values.items()
     }
     return Results(
-        section.name, first["split"], section.claim, seeds, values, arms, gains, comparisons, skips, dict(failed)
+        section.name,
+        first["split"],
+        section.claim,
+        first["selection"],
+        seeds,
+        values,
+        arms,
+        gains,
+        comparisons,
+        skips,
+        dict(failed),
     )
 
 
@@ -132,9 +145,9 @@ def _compared(
     pairs = {}
     for probe, samples in values.items():
         for arm, sample in samples.items():
-            if arm not in (BEFORE, PIXELS):
+            if arm not in (BEFORE, PIXELS, SUPERVISED):
                 pairs[probe, "gain", arm] = sample, samples[BEFORE]
-            if arm not in (BEFORE, claim):  # the claim against the random network is its gain
+            if arm not in (BEFORE, SUPERVISED, claim):  # the claim against the random network is its gain
                 pairs[probe, "claim", arm] = samples[claim], sample
     family = statistics.family({"/".join(key): pair for key, pair in pairs.items()})
     gains: dict[str, dict[str, Comparison]] = {probe: {} for probe in values}

@@ -1,4 +1,4 @@
-"""Runs the cells of an experiment, each in a process of its own, several at a time; what is finished is not run again.
+"""Runs the cells of an experiment, several at a time; what is finished is not run again.
 
 A cell is a run like any other: its folder holds checkpoints, from which it continues, and its summary once it is done.
 One that fails is reported, and the others still run.
@@ -7,16 +7,19 @@ One that fails is reported, and the others still run.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from coordinator.experiment.cells import Cell
+from coordinator.experiment.slots import LaunchSlot, PackSlot, Slot
 from coordinator.launch.base import LOOK, PARTING, Ended, Interrupted, failure
-from coordinator.launch.processes import Child, with_parent
 from peers.configfile import dump
 from peers.errors import RunFolderError
+
+NVIDIA = Path("/dev/nvidiactl")
+"""There where a GPU's driver is."""
 
 
 @dataclass(frozen=True)
@@ -78,63 +81,91 @@ def run(cells: Sequence[Cell], most: int | None, told: Callable[[Course, str], N
 
 
 def at_once(cells: Sequence[Cell], most: int | None) -> int:
-    """Groups that run at a time: as many as the cores of this machine can give each peer one, unless it is said."""
+    """Groups that run at a time: one for each GPU, else as many as the cores can give each peer one; or as is said."""
+    if most is not None:
+        return most
+    if cells[0].config.launcher.kind != "local":
+        return 1  # what else runs on a cluster is not known here
+    gpus = _gpus(cells)
+    if gpus:
+        return gpus
     peers = max(cell.config.group.peers or 1 for cell in cells)
-    return most or max(1, len(os.sched_getaffinity(0)) // peers)
+    return max(1, len(os.sched_getaffinity(0)) // peers)
+
+
+def _gpus(cells: Sequence[Cell]) -> int:
+    """GPUs that the cells may use: none where they are not to, or where there is no driver to ask."""
+    if cells[0].config.device == "cpu" or not NVIDIA.exists():
+        return 0
+    import torch  # takes seconds, which only a machine with a GPU has to spend
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _slots(cells: Sequence[Cell], most: int) -> list[Slot]:
+    """So many slots, the GPUs dealt to them in turn."""
+    if cells[0].config.launcher.kind != "local":
+        return [LaunchSlot() for _ in range(most)]
+    gpus = _gpus(cells)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name for name in visible.split(",") if name] or [str(number) for number in range(gpus)]
+    return [PackSlot({"CUDA_VISIBLE_DEVICES": names[place % gpus]} if gpus else {}) for place in range(most)]
 
 
 class _Runner:
     def __init__(self, cells: Sequence[Cell], most: int, told: Callable[[Course, str], None]) -> None:
         self.cells, self.most, self.told = cells, most, told
         self.waiting = [cell for cell in cells if not cell.finished]
-        self.running: dict[str, tuple[Cell, Child, float]] = {}
+        self.slots = _slots(cells, min(most, max(1, len(self.waiting))))
+        self.began: dict[str, float] = {}
         self.failed: dict[str, str] = {}
         self.spent: list[float] = []
 
     def run(self) -> Ending:
         with Interrupted().installed() as interrupted:
             try:
-                while (self.waiting or self.running) and interrupted.number is None:
-                    while self.waiting and len(self.running) < self.most:
-                        self._start(self.waiting.pop(0))
+                while self._busy() and interrupted.number is None:
+                    for slot in self.slots:
+                        self._look(slot)
+                        if slot.cell is None and self.waiting:
+                            self._start(slot, self.waiting.pop(0))
                     time.sleep(LOOK)
-                    self._look()
             finally:
-                self._stop([child for _, child, _ in self.running.values()])
+                self._stop()
         return Ending(self.failed, interrupted.number)
 
-    def _start(self, cell: Cell) -> None:
+    def _busy(self) -> bool:
+        return bool(self.waiting) or any(slot.cell is not None for slot in self.slots)
+
+    def _start(self, slot: Slot, cell: Cell) -> None:
         folder = cell.folder
         folder.prepare(cell.config, "resume" if folder.config.is_file() else "refuse")
-        command = (sys.executable, "-m", "peers.worker", "--config", str(folder.config), "--resume", "auto")
-        child = Child(command, folder.logs / "worker-0.stderr", with_parent())
-        self.running[cell.name] = cell, child, time.monotonic()
+        self.began[cell.name] = time.monotonic()
+        slot.start(cell)
 
-    def _look(self) -> None:
-        for name, (cell, child, began) in list(self.running.items()):
-            ended = child.ended()
-            if ended is None:
-                continue
-            del self.running[name]
-            if ended.code == 0 and cell.finished:
-                self.spent.append(time.monotonic() - began)
-                self.told(self._course(), f"{name} is done")
-            else:
-                why = ended if ended.code else Ended(ended.code, "without a result")
-                self.failed[name] = failure(name, why, child.log)
-                self.told(self._course(), self.failed[name])
+    def _look(self, slot: Slot) -> None:
+        cell, ended = slot.cell, slot.ended()
+        if cell is None or ended is None:
+            return
+        if ended.code == 0 and cell.finished:
+            self.spent.append(time.monotonic() - self.began[cell.name])
+            self.told(self._course(), f"{cell.name} is done")
+        else:
+            why = ended if ended.code else Ended(ended.code, ended.why or "without a result")
+            self.failed[cell.name] = failure(cell.name, why, slot.log)
+            self.told(self._course(), self.failed[cell.name])
 
     def _course(self) -> Course:
-        left = len(self.waiting) + len(self.running)
-        seconds = sum(self.spent) / len(self.spent) * left / self.most if self.spent else None
+        left = len(self.waiting) + sum(slot.cell is not None for slot in self.slots)
+        seconds = sum(self.spent) / len(self.spent) * left / len(self.slots) if self.spent and left else None
         return Course(len(self.cells) - left - len(self.failed), len(self.cells), seconds)
 
-    def _stop(self, children: Sequence[Child]) -> None:
+    def _stop(self) -> None:
         """Let all save themselves: the next start goes on from there."""
-        for child in children:
-            child.stop()
+        for slot in self.slots:
+            slot.stop()
         deadline = time.monotonic() + PARTING
-        while any(child.ended() is None for child in children) and time.monotonic() < deadline:
+        while not all(slot.gone() for slot in self.slots) and time.monotonic() < deadline:
             time.sleep(LOOK)
-        for child in children:
-            child.kill()
+        for slot in self.slots:
+            slot.kill()

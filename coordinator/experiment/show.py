@@ -10,7 +10,7 @@ from coordinator.experiment.power import ALPHA
 from coordinator.experiment.results import BEFORE, PIXELS, Results
 from coordinator.experiment.runner import Course
 from coordinator.experiment.statistics import Comparison, Summary, sentence
-from peers.summary import TITLES
+from peers.summary import SELECTIONS, TITLES
 
 
 def progress(course: Course, text: str) -> str:
@@ -24,6 +24,8 @@ def tables(results: Results) -> Iterator[Table]:
     """A table for each probe: every arm's accuracy and gain over the random network."""
     for probe, arms in results.arms.items():
         title = f"{TITLES[probe]}, percent on the {results.split} split, {len(results.seeds)} seeds"
+        if results.selection != "last":
+            title += f"; each peer at its best round by {SELECTIONS[results.selection]}"
         table = Table(title=title, title_justify="left")
         for name in ("arm", "accuracy", "gain", "95 % interval", "p (Holm)"):
             table.add_column(name, no_wrap=True)

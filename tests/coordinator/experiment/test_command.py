@@ -7,6 +7,7 @@ import random
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.commands import BIN, TINY, run, settings
@@ -17,6 +18,8 @@ experiment:
   name: tiny
   seeds: [0, 1]
   parallel: 2
+  supervised: true
+  analyse: []
   arms:
     consensus: {}
     independent: {consensus: {control: independent}}
@@ -44,8 +47,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_an_experiment_ends_with_its_tables(whole: tuple[Path, str]) -> None:
     """Progress, a table for each probe, the verdict, and no p-value from two seeds; files for whoever reads on."""
     folder, output = whole
-    assert "experiment tiny: 2 arms x 2 seeds, 4 of 4 groups to run, 2 at a time" in output
-    assert "4/4 groups: " in output
+    assert "experiment tiny: 2 arms x 2 seeds, 6 of 6 groups to run, 2 at a time" in output
+    assert "6/6 groups: " in output
     for probe in ("k-NN", "linear"):
         assert f"{probe}, percent on the test split, 2 seeds" in output
         assert f"{probe}: consensus against independent: " in output
@@ -56,7 +59,11 @@ def test_an_experiment_ends_with_its_tables(whole: tuple[Path, str]) -> None:
     assert results["values"]["knn"]["consensus"] != results["values"]["knn"]["random network"]
     rows = (folder / "results.csv").read_text().splitlines()
     assert rows[0] == "probe,arm,seed,accuracy"
-    assert len(rows) == 1 + 2 * 4 * 2  # probes x (arms, random network, pixels) x seeds
+    assert len(rows) == 1 + 2 * 5 * 2  # probes x (arms, supervised, random network, pixels) x seeds
+    values = results["values"]["linear"]
+    assert "supervised" not in results["gains"]["linear"]
+    assert "supervised" not in results["comparisons"]["linear"]
+    assert values["supervised"] != values["consensus"]
 
 
 def test_stopped_anywhere_it_ends_with_the_same_bytes(whole: tuple[Path, str], start: Start, tmp_path: Path) -> None:
@@ -107,3 +114,27 @@ def test_another_configuration_is_not_mixed_in(whole: tuple[Path, str]) -> None:
     assert "was run with another configuration" in output
     assert "--overwrite" in output
     assert (folder / "results.json").read_bytes() == before
+
+
+def test_a_process_that_dies_takes_one_group_with_it(start: Start, tmp_path: Path) -> None:
+    """Killed under its group it is reported by its signal; the others run in a new process, and the end is 1."""
+    (tmp_path / "tiny.yaml").write_text(EXPERIMENT.replace("parallel: 2", "parallel: 1"))
+    running = start(COMMAND)
+    cells = tmp_path / "runs" / "tiny" / "cells"
+    running.until(lambda: (cells / "consensus-seed0" / "metrics.jsonl").is_file())
+    (pack,) = [child for child in psutil.Process(running.process.pid).children() if "pack" in " ".join(child.cmdline())]
+    pack.kill()
+    code, output = running.wait()
+    assert code == 1, output
+    assert "consensus seed 0 was killed by signal 9" in output
+    assert "5/6 groups: " in output
+    code, output = run(COMMAND, tmp_path)
+    assert code == 0, output
+    assert "1 of 6 groups to run" in output
+
+
+def test_groups_share_a_process(whole: tuple[Path, str]) -> None:
+    """Six groups, two at a time: two processes in all."""
+    summaries = [json.loads(path.read_bytes()) for path in whole[0].glob("cells/*/summary.json")]
+    assert len(summaries) == 6
+    assert len({report["pid"] for found in summaries for report in found["per_peer"]}) == 2

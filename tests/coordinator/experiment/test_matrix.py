@@ -56,6 +56,13 @@ def test_settings_reach_all_arms_and_the_experiment_itself(tmp_path: Path) -> No
         ("experiment: {seed: [1]}", "experiment.seed: unknown key (did you mean 'seeds'?)"),
         ("experiment: {arms: {consensus: {}, odd: {consensus: {control: odd}}}}", "arm odd"),
         ("network: {width: -1}", "network.width = -1"),
+        ("experiment: {analyse: [odd]}", "experiment.analyse names 'odd': expected arms, consensus, independent"),
+        ("experiment: {supervised: true}\nlauncher: ray", "experiment.supervised = true: runs on this machine"),
+        ("experiment: {analyse: [consensus]}\nlauncher: slurm", "experiment.analyse = ['consensus']: reads weights"),
+        (
+            "experiment: {supervised: true, claim: supervised, arms: {supervised: {}}}",
+            "experiment.arms: 'supervised' is the name of the upper bound",
+        ),
     ],
 )
 def test_what_makes_no_experiment_is_refused(text: str, words: str, tmp_path: Path) -> None:
@@ -70,3 +77,16 @@ def test_merging_changes_neither_of_its_trees() -> None:
     common, changes = {"a": {"b": 1, "c": [1, 2]}, "d": 1}, {"a": {"c": [3]}, "e": {"f": 2}}
     assert merged(common, changes) == {"a": {"b": 1, "c": [3]}, "d": 1, "e": {"f": 2}}
     assert common == {"a": {"b": 1, "c": [1, 2]}, "d": 1}
+
+
+def test_the_claim_is_analysed_and_the_upper_bound_is_no_arm(tmp_path: Path) -> None:
+    """Snapshots are kept for all arms alike; the supervised group has the configuration that all have in common."""
+    path = written(tmp_path, "experiment: {supervised: true, seeds: [3], transfer: {name: digits}}")
+    experiment = load(path)
+    assert [cell.arm for cell in experiment.cells] == [*CONTROLS, "supervised"]
+    assert [cell.arm for cell in experiment.cells if cell.analysed] == ["consensus"]
+    assert [cell.arm for cell in experiment.cells if cell.supervised] == ["supervised"]
+    assert "supervised" not in experiment.arms
+    assert {cell.config.checkpoint.snapshots for cell in experiment.cells if not cell.supervised} == {6}
+    assert load(path, ["checkpoint.snapshots=2"]).cells[0].config.checkpoint.snapshots == 2
+    assert load(path, ["experiment.analyse=[]"]).cells[0].config.checkpoint.snapshots == 0
