@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peers.config import Config
-from peers.exchange.base import Report
 from peers.files import write_atomically
 from peers.runfolder import RunFolder, run_name
+
+if TYPE_CHECKING:
+    from peers.exchange.base import Report
 
 Scores = Mapping[str, float]
 Summary = dict[str, Any]

@@ -34,6 +34,7 @@ SLOW = (
     "coordinator/launch/test_slurm",
     "coordinator/test_launch",
     "coordinator/experiment/test_command",
+    "coordinator/experiment/sweep/test_sweep_command",
     "peers/test_worker",
     "contracts/test_exchange",
 )

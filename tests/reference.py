@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from coordinator.experiment.matrix import ExperimentSection
+from coordinator.experiment.sweep.space import SweepSection
 from peers.config import Config, NetworkConfig
 
 
@@ -19,7 +20,7 @@ def lines() -> Iterator[str]:
     """A table row for every field, in the order of the schema."""
     yield "| key | default | values | meaning |"
     yield "| --- | --- | --- | --- |"
-    for path, field in (*fields(), *fields(ExperimentSection, "experiment.")):
+    for path, field in (*fields(), *fields(ExperimentSection, "experiment."), *fields(SweepSection, "sweep.")):
         yield _row(path, field)
 
 
@@ -55,6 +56,8 @@ def _values(annotation: Any) -> str:
         return "list of numbers" if inner in (int, float) else "list of texts"
     if typing.get_origin(annotation) is dict:
         return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "a section"
     return {int: "integer", float: "number", str: "text", bool: "true, false"}[annotation]
 
 

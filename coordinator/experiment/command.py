@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from coordinator.experiment import matrix, results, runner, show
+from coordinator.experiment.report.command import write_report
 from peers.errors import ExchangeError, RunFolderError
 
 FAILED = 1
@@ -59,8 +60,9 @@ def experiment(path: str, sets: Sequence[str], *, overwrite: bool, console: Cons
         console.print(table)
     for line in show.verdict(found):
         console.print(line, soft_wrap=True)
-    for name in ("results.json", "results.csv"):
-        console.print(f"  {asked.folder / name}", soft_wrap=True)
+    page = write_report([asked.folder], asked.folder)
+    for written in (asked.folder / "results.json", asked.folder / "results.csv", page):
+        console.print(f"  {written}", soft_wrap=True)
     return FAILED if ending.failed else 0
 
 
