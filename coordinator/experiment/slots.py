@@ -107,7 +107,8 @@ class PackSlot(Slot):
     def stop(self) -> None:
         """See `Slot.stop`."""
         if self._popen is not None:
-            self._popen.terminate()
+            if self.cell is not None:
+                self._popen.terminate()  # idle, it ends by itself as its input does
             assert self._popen.stdin is not None  # noqa: S101  # a pipe was asked for
             self._popen.stdin.close()
 

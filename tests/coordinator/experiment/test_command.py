@@ -19,7 +19,6 @@ experiment:
   seeds: [0, 1]
   parallel: 2
   supervised: true
-  analyse: []
   arms:
     consensus: {}
     independent: {consensus: {control: independent}}
@@ -64,6 +63,9 @@ def test_an_experiment_ends_with_its_tables(whole: tuple[Path, str]) -> None:
     assert "supervised" not in results["gains"]["linear"]
     assert "supervised" not in results["comparisons"]["linear"]
     assert values["supervised"] != values["consensus"]
+    analysed = sorted(path.parent.name for path in folder.glob("cells/*/analysis.json"))
+    assert analysed == ["consensus-seed0", "consensus-seed1"]
+    assert "consensus does not beat the random network" in (folder / "report.html").read_text()
 
 
 def test_stopped_anywhere_it_ends_with_the_same_bytes(whole: tuple[Path, str], start: Start, tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(whole: tuple[Path, str], s
     assert code == 0, output
     for cell, written in done.items():
         assert (cell / "summary.json").stat().st_mtime_ns == written, f"{cell} was run again; stopped at {rounds}"
-    for name in ("results.json", "results.csv"):
+    for name in ("results.json", "results.csv", "cells/consensus-seed1/analysis.json"):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes(), f"stopped at round {rounds}"
 
 

@@ -1,0 +1,1 @@
+"""The report: one self-contained HTML page of experiments and sweeps, with its figures beside it."""

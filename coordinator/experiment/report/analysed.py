@@ -1,0 +1,134 @@
+"""What the analysis of networks says, arm by arm: the mean over an arm's groups, with the deviation beside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.experiment.report.course import Course, over_groups
+from coordinator.experiment.report.load import CellFolder, ExperimentFolder
+from coordinator.experiment.report.words import deviation_of, mean_of
+from coordinator.experiment.statistics import Summary, summarize
+
+LARGEST_PICTURE = 4 * 2**20
+"""Bytes of a picture that still goes into the page."""
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """One row of numbers, averaged over groups.
+
+    Attributes:
+        means: place by place; None where no group has a value.
+        deviations: with n - 1; None below two groups.
+    """
+
+    means: tuple[float | None, ...]
+    deviations: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """The groups of one arm that were analysed.
+
+    Attributes:
+        arm: name.
+        groups: by seed.
+    """
+
+    arm: str
+    groups: tuple[CellFolder, ...]
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """The analysis of the first seed: of what cannot be averaged."""
+        return self.groups[0].analysis
+
+    def course(self, name: str) -> Course | None:
+        """A measure over rounds."""
+        return over_groups(
+            {
+                float(round_): float(value)
+                for round_, value in zip(found["rounds"], found["course"].get(name, ()), strict=False)
+                if isinstance(value, int | float)
+            }
+            for found in self._having("course")
+        )
+
+    def row(self, *path: str | int) -> Averaged | None:
+        """A list of numbers at a place of the analysis, e.g. `row("stages", "knn", 0)`; None where there is none."""
+        rows = [row for found in self._having(str(path[0])) if (row := _at(found, path)) is not None]
+        if not rows or not rows[0]:
+            return None
+        columns = [[row[place] for row in rows if place < len(row)] for place in range(len(rows[0]))]
+        kept = [[value for value in column if isinstance(value, int | float)] for column in columns]
+        return Averaged(
+            tuple(mean_of(column) for column in kept),
+            tuple(deviation_of([float(v) for v in column]) for column in kept),
+        )
+
+    def names(self, *path: str) -> list[str]:
+        """Names at a place of the analysis; empty where there are none."""
+        found = _at(self.first, (*path, "names"))
+        return [str(name) for name in found or ()]
+
+    def class_gains(self) -> list[Summary]:
+        """Of each class, its k-NN after minus before, over the groups."""
+        rows = [found["classes"]["knn"] for found in self._having("classes")]
+        gains = [
+            [after - before for before, after in zip(row[0], row[-1], strict=True) if None not in (before, after)]
+            for row in rows
+        ]
+        whole = [row for row in gains if len(row) == len(self.names("classes"))]
+        return [summarize(column) for column in zip(*whole, strict=True)]
+
+    def transfers(self) -> list[Mapping[str, Any]]:
+        """Probes on another data set, of each group that has them."""
+        return [found["transfer"] for found in self._having("transfer")]
+
+    def filters(self) -> tuple[str, str] | None:
+        """Data URIs of the first layer's filters before and after, of the first group; None where there are none."""
+        paths = (self.first.get("pictures") or {}).get("filters") or []
+        uris = [uri for path in paths if (uri := self._picture(path)) is not None]
+        return (uris[0], uris[1]) if len(uris) == 2 else None
+
+    def neighbours(self) -> str | None:
+        """Data URI of the neighbours that the first group finds; None where there is none."""
+        path = (self.first.get("pictures") or {}).get("neighbours")
+        return self._picture(path) if path else None
+
+    def _picture(self, path: str) -> str | None:
+        folder = self.groups[0].path.resolve()
+        file = (folder / path).resolve()
+        # A report may be passed on: it takes nothing but the pictures of the run.
+        mine = file.is_relative_to(folder) and file.suffix == ".png" and file.is_file()
+        if not mine or file.stat().st_size > LARGEST_PICTURE:
+            return None
+        return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+
+    def _having(self, part: str) -> Iterator[Mapping[str, Any]]:
+        return (cell.analysis for cell in self.groups if cell.analysis.get(part))
+
+
+def analysed(experiment: ExperimentFolder) -> list[Analysed]:
+    """The arms of an experiment with an analysis, in the order of its tables."""
+    found = []
+    for arm in experiment.arms:
+        groups = tuple(cell for cell in experiment.of(arm) if cell.analysis)
+        if groups:
+            found.append(Analysed(arm, groups))
+    return found
+
+
+def _at(tree: Any, path: Sequence[str | int]) -> Any:
+    """What is at a place of nested dicts and lists; None where there is no such place."""
+    for step in path:
+        if isinstance(tree, Mapping):
+            tree = tree.get(str(step))
+        elif isinstance(tree, list) and isinstance(step, int) and -len(tree) <= step < len(tree):
+            tree = tree[step]
+        else:
+            return None
+    return tree
