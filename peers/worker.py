@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from peers import configfile, snapshots, summary
 from peers.checkpoint import Checkpoints
 from peers.config import Config
@@ -228,6 +230,7 @@ class Worker:
         if min(everyone) in reports:
             pixels = self.grounds.judge.pixels()
             result = summary.summarize(self.config, self.kind, done, pixels, everyone)
+            result["gpu"] = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
             summary.write(self.folder, result)
             logger.info("results in %s", self.folder.path)
             sys.stdout.write(summary.table(result) + "\n")

@@ -42,9 +42,13 @@ def verdict(results: Results) -> Iterator[str]:
         gain, others = gains[results.claim], results.comparisons[probe]
         beaten = [arm for arm, comparison in others.items() if arm != PIXELS and _beats(comparison)]
         tied = [arm for arm in others if arm != PIXELS and arm not in beaten]
-        says = "beats" if _beats(gain) else "does not beat"
-        text = f"{TITLES[probe]}: {results.claim} {says} the {BEFORE}: {sentence(gain)}"
-        yield f"{text}; it beats {', '.join(beaten) or 'no other arm'}" + (f", not {', '.join(tied)}" if tied else "")
+        if gain.p is None:
+            yield f"{TITLES[probe]}: {results.claim} against the {BEFORE}, not tested: {sentence(gain)}"
+        else:
+            says = "beats" if _beats(gain) else "does not beat"
+            text = f"{TITLES[probe]}: {results.claim} {says} the {BEFORE}: {sentence(gain)}"
+            also = f", not {', '.join(tied)}" if tied else ""
+            yield f"{text}; it beats {', '.join(beaten) or 'no other arm'}{also}"
         for arm, comparison in others.items():
             yield f"{TITLES[probe]}: {results.claim} against {arm}: {sentence(comparison)}"
         for arm, control in gains.items():

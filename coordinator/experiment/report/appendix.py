@@ -15,7 +15,6 @@ from coordinator.experiment.report.settings import changes, experiment_file, res
 from coordinator.experiment.report.words import NONE, count, general, number, scrub
 
 VERSIONS = ("peer-consensus", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib")
-_GPU_KEYS = ("gpu", "device_name", "accelerator")
 
 
 def section(sources: Sources) -> Section:
@@ -128,7 +127,7 @@ def _ran(cells: Sequence[CellFolder]) -> str:
     devices = sorted({cell.config.device for cell in cells if cell.config is not None})
     if devices:
         told.append(f"device: {', '.join(devices)}")
-    gpus = sorted({str(one[key]) for one in done for key in _GPU_KEYS if one.get(key)})
+    gpus = sorted({str(one["gpu"]) for one in done if one.get("gpu")})
     if gpus:
         told.append(f"GPU: {', '.join(gpus)}")
     return "; ".join(told)
