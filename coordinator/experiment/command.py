@@ -60,10 +60,21 @@ def experiment(path: str, sets: Sequence[str], *, overwrite: bool, console: Cons
         console.print(table)
     for line in show.verdict(found):
         console.print(line, soft_wrap=True)
+    _keep_recipes(asked)
     page = write_report([asked.folder], asked.folder)
     for written in (asked.folder / "results.json", asked.folder / "results.csv", page):
         console.print(f"  {written}", soft_wrap=True)
     return FAILED if ending.failed else 0
+
+
+def _keep_recipes(asked: matrix.Experiment) -> None:
+    """Put the table of recipes, and its text, where a report of the folder finds them."""
+    if asked.recipes is None:
+        return
+    shutil.copyfile(asked.recipes, asked.folder / "recipes.csv")
+    words = asked.recipes.with_suffix(".md")
+    if words.is_file():
+        shutil.copyfile(words, asked.folder / "recipes.md")
 
 
 def _remove(asked: matrix.Experiment) -> None:

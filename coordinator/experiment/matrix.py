@@ -64,6 +64,12 @@ class ExperimentSection(Section):
         None, description="Arms whose features are analysed. Default: the claim; none where the launcher is not local."
     )
     transfer: DataConfig | None = Field(None, description="Another data set on which analysed features are probed.")
+    recipes: str | None = Field(
+        None,
+        min_length=1,
+        description="Table (CSV, beside this file) of the recipes that were tried, for the report's appendix. A text "
+        "of the same name, .md, goes above it.",
+    )
     parallel: int | None = Field(
         None, ge=1, description="Groups at a time. Default: one for each GPU, else as many as have a core a peer."
     )
@@ -83,11 +89,13 @@ class Experiment:
         section: what is compared.
         arms: names, in the order of the tables; the upper bound is none of them.
         cells: seed by seed, so that an experiment that is stopped early can be compared as far as it is.
+        recipes: table of the recipes that were tried, or None.
     """
 
     section: ExperimentSection
     arms: tuple[str, ...]
     cells: tuple[Cell, ...]
+    recipes: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -110,6 +118,9 @@ def load(path: str, sets: Sequence[str] = ()) -> Experiment:
     section = config.experiment
     arms = CONTROLS if section.arms is None else section.arms
     problems = list(_problems(section, arms, config.launcher.kind))
+    recipes = None if section.recipes is None else Path(path).parent / section.recipes
+    if recipes is not None and not recipes.is_file():
+        problems.append(f"experiment.recipes = {section.recipes!r}: there is no file {recipes}")
     if problems:
         raise ConfigError("\n".join([f"{path} has problems:", *(f"  {problem}" for problem in problems)]))
     analysed = section.analyse
@@ -126,7 +137,7 @@ def load(path: str, sets: Sequence[str] = ()) -> Experiment:
             cells.append(replace(cell, analysed=arm in analysed, transfer=section.transfer))
         if section.supervised:
             cells.append(replace(make_cell(path, common, folder, SUPERVISED, seed), supervised=True))
-    return Experiment(section, tuple(arms), tuple(cells))
+    return Experiment(section, tuple(arms), tuple(cells), recipes)
 
 
 def _problems(section: ExperimentSection, arms: Mapping[str, Tree], launcher: str) -> Iterator[str]:

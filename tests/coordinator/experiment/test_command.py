@@ -19,6 +19,7 @@ experiment:
   seeds: [0, 1]
   parallel: 2
   supervised: true
+  recipes: tried.csv
   arms:
     consensus: {}
     independent: {consensus: {control: independent}}
@@ -38,6 +39,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An experiment that nobody disturbs: its folder and what it printed."""
     cwd = tmp_path_factory.mktemp("whole")
     (cwd / "tiny.yaml").write_text(EXPERIMENT)
+    (cwd / "tried.csv").write_text("learning rate,gain\n0.1,-3.0\n")
+    (cwd / "tried.md").write_text("Too fast.\n")
     code, output = run(COMMAND, cwd)
     assert code == 0, output
     return cwd / "runs" / "tiny", output
@@ -66,11 +69,14 @@ def test_an_experiment_ends_with_its_tables(whole: tuple[Path, str]) -> None:
     assert values["supervised"] != values["consensus"]
     analysed = sorted(path.parent.name for path in folder.glob("cells/*/analysis.json"))
     assert analysed == ["consensus-seed0", "consensus-seed1"]
-    assert "<h2" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "learning rate" in page
+    assert "Too fast." in page
 
 
 def test_stopped_anywhere_it_ends_with_the_same_bytes(whole: tuple[Path, str], start: Start, tmp_path: Path) -> None:
     """Killed or interrupted at a random point, then started again: no finished group is run twice, all is equal."""
+    (tmp_path / "tried.csv").touch()
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT)
     dice = random.SystemRandom()
     folder, rounds = tmp_path / "runs" / "tiny", dice.randrange(1, 800)
@@ -99,6 +105,7 @@ def test_a_group_that_fails_is_reported_and_the_others_still_run(tmp_path: Path)
         "    broken: {optimizer: {name: sgd, learning_rate: 1.0e+30}, consensus: {loss: mse}, network: {norm: none}}\n"
     )
     text = EXPERIMENT.replace("    independent: {consensus: {control: independent}}\n", explode)
+    (tmp_path / "tried.csv").touch()
     (tmp_path / "tiny.yaml").write_text(text.replace("seeds: [0, 1]", "seeds: [0]"))
     code, output = run(COMMAND, tmp_path)
     assert code == 1, output
@@ -121,6 +128,7 @@ def test_another_configuration_is_not_mixed_in(whole: tuple[Path, str]) -> None:
 
 def test_a_process_that_dies_takes_one_group_with_it(start: Start, tmp_path: Path) -> None:
     """Killed under its group it is reported by its signal; the others run in a new process, and the end is 1."""
+    (tmp_path / "tried.csv").touch()
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT.replace("parallel: 2", "parallel: 1"))
     running = start(COMMAND)
     cells = tmp_path / "runs" / "tiny" / "cells"

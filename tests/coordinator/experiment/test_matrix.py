@@ -56,6 +56,7 @@ def test_settings_reach_all_arms_and_the_experiment_itself(tmp_path: Path) -> No
         ("experiment: {seed: [1]}", "experiment.seed: unknown key (did you mean 'seeds'?)"),
         ("experiment: {arms: {consensus: {}, odd: {consensus: {control: odd}}}}", "arm odd"),
         ("network: {width: -1}", "network.width = -1"),
+        ("experiment: {recipes: none.csv}", "experiment.recipes = 'none.csv': there is no file "),
         ("experiment: {analyse: [odd]}", "experiment.analyse names 'odd': expected arms, consensus, independent"),
         ("experiment: {supervised: true}\nlauncher: ray", "experiment.supervised = true: runs on this machine"),
         ("experiment: {analyse: [consensus]}\nlauncher: slurm", "experiment.analyse = ['consensus']: reads weights"),
