@@ -121,6 +121,8 @@ def load(path: str, sets: Sequence[str] = ()) -> Experiment:
     recipes = None if section.recipes is None else Path(path).parent / section.recipes
     if recipes is not None and not recipes.is_file():
         problems.append(f"experiment.recipes = {section.recipes!r}: there is no file {recipes}")
+    elif recipes is not None and not recipes.read_bytes().strip():
+        problems.append(f"experiment.recipes = {section.recipes!r}: is empty; expected a line of column names")
     if problems:
         raise ConfigError("\n".join([f"{path} has problems:", *(f"  {problem}" for problem in problems)]))
     analysed = section.analyse

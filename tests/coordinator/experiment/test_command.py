@@ -26,6 +26,10 @@ experiment:
 group: {peers: 2}
 probe: {every: 0}
 """
+SMALL = EXPERIMENT.replace("seeds: [0, 1]", "seeds: [0]").replace(
+    "supervised: true\n  recipes: tried.csv", "analyse: []"
+)
+"""Two groups, neither of them analysed."""
 COMMAND = (
     str(BIN / "coordinator"),
     "experiment",
@@ -76,7 +80,7 @@ def test_an_experiment_ends_with_its_tables(whole: tuple[Path, str]) -> None:
 
 def test_stopped_anywhere_it_ends_with_the_same_bytes(whole: tuple[Path, str], start: Start, tmp_path: Path) -> None:
     """Killed or interrupted at a random point, then started again: no finished group is run twice, all is equal."""
-    (tmp_path / "tried.csv").touch()
+    (tmp_path / "tried.csv").write_text("learning rate,gain\n0.1,-3.0\n")
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT)
     dice = random.SystemRandom()
     folder, rounds = tmp_path / "runs" / "tiny", dice.randrange(1, 800)
@@ -104,9 +108,8 @@ def test_a_group_that_fails_is_reported_and_the_others_still_run(tmp_path: Path)
     explode = (
         "    broken: {optimizer: {name: sgd, learning_rate: 1.0e+30}, consensus: {loss: mse}, network: {norm: none}}\n"
     )
-    text = EXPERIMENT.replace("    independent: {consensus: {control: independent}}\n", explode)
-    (tmp_path / "tried.csv").touch()
-    (tmp_path / "tiny.yaml").write_text(text.replace("seeds: [0, 1]", "seeds: [0]"))
+    text = SMALL.replace("    independent: {consensus: {control: independent}}\n", explode)
+    (tmp_path / "tiny.yaml").write_text(text)
     code, output = run(COMMAND, tmp_path)
     assert code == 1, output
     assert "broken seed 0 ended with 4" in output
@@ -127,9 +130,8 @@ def test_another_configuration_is_not_mixed_in(whole: tuple[Path, str]) -> None:
 
 
 def test_a_process_that_dies_takes_one_group_with_it(start: Start, tmp_path: Path) -> None:
-    """Killed under its group it is reported by its signal; the others run in a new process, and the end is 1."""
-    (tmp_path / "tried.csv").touch()
-    (tmp_path / "tiny.yaml").write_text(EXPERIMENT.replace("parallel: 2", "parallel: 1"))
+    """Killed under its group it is reported by its signal; the other runs in a new process, and the end is 1."""
+    (tmp_path / "tiny.yaml").write_text(SMALL.replace("parallel: 2", "parallel: 1"))
     running = start(COMMAND)
     cells = tmp_path / "runs" / "tiny" / "cells"
     running.until(lambda: (cells / "consensus-seed0" / "metrics.jsonl").is_file())
@@ -138,10 +140,10 @@ def test_a_process_that_dies_takes_one_group_with_it(start: Start, tmp_path: Pat
     code, output = running.wait()
     assert code == 1, output
     assert "consensus seed 0 was killed by signal 9" in output
-    assert "5/6 groups: " in output
+    assert "1/2 groups: independent seed 0 is done" in output
     code, output = run(COMMAND, tmp_path)
     assert code == 0, output
-    assert "1 of 6 groups to run" in output
+    assert "1 of 2 groups to run" in output
 
 
 def test_groups_share_a_process(whole: tuple[Path, str]) -> None:

@@ -57,6 +57,7 @@ def test_settings_reach_all_arms_and_the_experiment_itself(tmp_path: Path) -> No
         ("experiment: {arms: {consensus: {}, odd: {consensus: {control: odd}}}}", "arm odd"),
         ("network: {width: -1}", "network.width = -1"),
         ("experiment: {recipes: none.csv}", "experiment.recipes = 'none.csv': there is no file "),
+        ("experiment: {recipes: empty.csv}", "experiment.recipes = 'empty.csv': is empty; expected a line of column"),
         ("experiment: {analyse: [odd]}", "experiment.analyse names 'odd': expected arms, consensus, independent"),
         ("experiment: {supervised: true}\nlauncher: ray", "experiment.supervised = true: runs on this machine"),
         ("experiment: {analyse: [consensus]}\nlauncher: slurm", "experiment.analyse = ['consensus']: reads weights"),
@@ -68,6 +69,7 @@ def test_settings_reach_all_arms_and_the_experiment_itself(tmp_path: Path) -> No
 )
 def test_what_makes_no_experiment_is_refused(text: str, words: str, tmp_path: Path) -> None:
     """The field, its value and what was expected, before anything runs; a problem of an arm names the arm."""
+    (tmp_path / "empty.csv").touch()
     with pytest.raises(ConfigError) as caught:
         load(written(tmp_path, text))
     assert words in str(caught.value)
