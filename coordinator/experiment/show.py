@@ -23,7 +23,8 @@ def progress(course: Course, text: str) -> str:
 def tables(results: Results) -> Iterator[Table]:
     """A table for each probe: every arm's accuracy and gain over the random network."""
     for probe, arms in results.arms.items():
-        title = f"{TITLES[probe]}, percent on the {results.split} split, {len(results.seeds)} seeds"
+        n = len(results.seeds)
+        title = f"{TITLES[probe]}, percent on the {results.split} split, {n} seed{'s' if n > 1 else ''}"
         if results.selection != "last":
             title += f"; each peer at its best round by {SELECTIONS[results.selection]}"
         table = Table(title=title, title_justify="left")

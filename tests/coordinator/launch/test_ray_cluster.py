@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters.ray_nodes import RayNodes, of_launcher, ray_nodes
-from tests.commands import LAUNCH, TINY, Running, rounds_recorded, run, settings, summary
+from tests.commands import BIN, LAUNCH, TINY, Running, rounds_recorded, run, settings, summary
 from tests.conftest import Start
 
 RUN = (
@@ -65,6 +65,21 @@ def test_a_killed_actor_and_a_lost_node_do_not_end_the_run(nodes: RayNodes, star
     nodes.lose(nodes.nodes[0])
     running.until(lambda: restarts(running) >= 2)
     check_end(running, folder, nodes, "coordinator")
+
+
+def test_groups_of_an_experiment_run_on_a_cluster(nodes: RayNodes, tmp_path: Path) -> None:
+    """Each is a launch on the cluster; two at a time, in the folder of the experiment, with the same end as here."""
+    (tmp_path / "tiny.yaml").write_text(
+        "experiment: {name: tiny, seeds: [0, 1], parallel: 2, arms: {consensus: {}}}\n"
+        f"launcher: {{kind: ray, ray: {{address: '{nodes.address}'}}}}\ngroup: {{peers: 2}}\n"
+    )
+    flags = settings(*TINY, "run.rounds=20", "probe.every=0")
+    code, output = run((str(BIN / "coordinator"), "experiment", "tiny.yaml", *flags), tmp_path)
+    assert code == 0, output
+    assert "2/2 groups: " in output
+    for seed in (0, 1):
+        log = tmp_path / "runs" / "tiny" / "cells" / f"consensus-seed{seed}" / "logs" / "launch.stderr"
+        assert "on 1 of the cluster's 3 nodes" in log.read_text()
 
 
 @pytest.mark.timeout(300)
