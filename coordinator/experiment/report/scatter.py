@@ -99,7 +99,7 @@ def sensitivity(sweep: SweepFolder, probe: str, axis: Axis, axes: Sequence[Axis]
             canvas.line(_POINT, xs, [summary.mean for _, summary in slice_], width=1.4)
         for point, summary in known:
             x, faint = axis.at(point.values[axis.key]), grid and (point, summary) not in slice_
-            look = _BEST if point is best else _POINT
+            look = _BEST if point is best and _may_choose(sweep) else _POINT
             if summary.t_interval is not None and not faint:
                 canvas.bar(look, (x, x), summary.t_interval, width=1.6)
             said = f"{point.name}, {setting(point)}: {signed(summary.mean)} ({interval(summary.t_interval)})"
@@ -111,6 +111,11 @@ def sensitivity(sweep: SweepFolder, probe: str, axis: Axis, axes: Sequence[Axis]
     title = f"{headed(probe)}: gain, points"
     label = f"{title} against {axis.key}; best at {general(best.values[axis.key])}"
     return draw(name, title, label, paint, legend=legend(sweep))
+
+
+def _may_choose(sweep: SweepFolder) -> bool:
+    """Whether a point may be singled out: nothing is chosen by test images."""
+    return str(sweep.about["split"]) == "validation"
 
 
 def is_plane(sweep: SweepFolder, axes: Sequence[Axis]) -> bool:
@@ -183,7 +188,8 @@ def live(sweep: SweepFolder, curves: Sequence[tuple[Point, Course]]) -> Panel:
 
 def legend(sweep: SweepFolder) -> list[Look]:
     """What the marks of `sensitivity` are."""
-    return [_POINT, _BEST, *([_OTHER] if any(point.state != "finished" for point in sweep.points) else [])]
+    best = [_BEST] if _may_choose(sweep) else []
+    return [_POINT, *best, *([_OTHER] if any(point.state != "finished" for point in sweep.points) else [])]
 
 
 def _without_gain(canvas: Canvas, sweep: SweepFolder, axis: Axis) -> None:
