@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -86,21 +87,31 @@ def environment(asked: RayConfig) -> dict[str, Any]:
 
 def _connect(ray: ModuleType, plan: Plan) -> None:
     asked = plan.config.launcher.ray
-    _check_address(asked.address)
-    options: dict[str, Any] = {
-        "address": asked.address or "local",
-        "runtime_env": environment(asked),
-        "log_to_driver": False,  # each worker's log is a file of the run
-        "logging_level": "ERROR",
-    }
+    options: dict[str, Any] = {"runtime_env": environment(asked)}
     if asked.address is None:
         # CPUs are Ray's bookkeeping: on a laptop a group may have more workers than there are cores.
-        cpus = max(len(os.sched_getaffinity(0)), -int(-asked.cpus * len(plan.processes) // 1))
-        options.update(num_cpus=cpus, include_dashboard=False, object_store_memory=STORE_BYTES)
+        options["num_cpus"] = max(len(os.sched_getaffinity(0)), -int(-asked.cpus * len(plan.processes) // 1))
+    connect(ray, asked.address, options)
+
+
+def connect(ray: ModuleType, address: str | None, options: Mapping[str, Any]) -> None:
+    """Connect to a cluster, or start one here.
+
+    Args:
+        ray: the library.
+        address: `launcher.ray.address`; None starts a small cluster of this machine.
+        options: of `ray.init`, on top.
+
+    Raises:
+        ConfigError: there is no cluster, or it does not take this connection.
+    """
+    _check_address(address)
+    own = {} if address else {"include_dashboard": False, "object_store_memory": STORE_BYTES}
     try:
-        ray.init(**options)
+        # Each worker's log is a file of its run.
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own, **options)
     except (ConnectionError, RuntimeError, ValueError) as exc:
-        where = asked.address or "this machine"
+        where = address or "this machine"
         raise ConfigError(
             f"launcher.ray.address = {where!r}: cannot connect: {str(exc).splitlines()[0]}; `ray status` on a node "
             f"tells whether the cluster is up, Python and Ray must be of the same versions there and here, and ray:// "

@@ -13,12 +13,10 @@ the cluster, and all its nodes must see the sweep's folder by the same path. Tun
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
-from typing import Any
 
 from coordinator.experiment import runner
 from coordinator.experiment.cells import Cell
@@ -27,14 +25,10 @@ from coordinator.experiment.sweep.live import Live, Seen, mark_stopped, stopped
 from coordinator.experiment.sweep.plan import Sweep, looks, rounds_of
 from coordinator.launch import ray as cluster
 from coordinator.launch.base import Interrupted
-from peers.errors import ConfigError
-from peers.hosts import connection_trouble, split
 from peers.runfolder import PeerLock
 
 PATIENCE = 15.0
 """Seconds that the workers of a sweep that was just killed have to be gone."""
-REACHING = 5.0
-"""Seconds that a connection to the cluster may take."""
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the old one heeds `verbose=0`
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard of Tune's own beside the runs
@@ -154,37 +148,10 @@ def _prepare(cell: Cell) -> None:
 def _connected(ray: ModuleType, sweep: Sweep) -> Iterator[None]:
     """A cluster to search on: the one that is asked for, or one of this machine, for as long as it takes."""
     asked = sweep.first[0].config.launcher.ray
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "address": asked.address or "local"}
-    if asked.address is None:
-        # A CPU of Ray's stands for a group: as many are under way as `parallel` allows.
-        options.update(num_cpus=slots(sweep), include_dashboard=False, object_store_memory=cluster.STORE_BYTES)
-    else:
-        _check_address(asked.address)
-        options.update(runtime_env=cluster.environment(asked))
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as exc:
-        where = asked.address or "this machine"
-        raise ConfigError(
-            f"launcher.ray.address = {where!r}: cannot connect: {str(exc).splitlines()[0]}; `ray status` tells whether "
-            f"the cluster is up, and Python and Ray must be of the same versions there and here"
-        ) from exc
+    # A CPU of Ray's own cluster stands for a group: as many are under way as `parallel` allows.
+    options = {"runtime_env": cluster.environment(asked)} if asked.address else {"num_cpus": slots(sweep)}
+    cluster.connect(ray, asked.address, options)
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Find out at once what Ray would find out in minutes: that nothing listens there."""
-    if address in ("auto", "local"):
-        return
-    try:
-        host, port = split(address)
-    except ValueError as exc:
-        raise ConfigError(f"launcher.ray.address = {exc}, or auto") from exc
-    try:
-        with socket.create_connection((host, port), REACHING):
-            return
-    except OSError as exc:
-        raise ConfigError(f"launcher.ray.address = {address!r}: {connection_trouble(host, port, exc).text}") from exc
