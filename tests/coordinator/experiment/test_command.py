@@ -17,7 +17,7 @@ EXPERIMENT = """
 experiment:
   name: tiny
   seeds: [0, 1]
-  parallel: 2
+  parallel: 1
   supervised: true
   recipes: tried.csv
   arms:
@@ -34,7 +34,7 @@ COMMAND = (
     str(BIN / "coordinator"),
     "experiment",
     "tiny.yaml",
-    *settings(*TINY, "run.rounds=400", "checkpoint.every=50"),
+    *settings(*TINY, "run.rounds=200", "checkpoint.every=50"),
 )
 
 
@@ -53,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_an_experiment_ends_with_its_tables(whole: tuple[Path, str]) -> None:
     """Progress, a table for each probe, the verdict, and no p-value from two seeds; files for whoever reads on."""
     folder, output = whole
-    assert "experiment tiny: 2 arms x 2 seeds, 6 of 6 groups to run, 2 at a time" in output
+    assert "experiment tiny: 2 arms x 2 seeds, 6 of 6 groups to run, 1 at a time" in output
     assert "6/6 groups: " in output
     for probe in ("k-NN", "linear"):
         assert f"{probe}, percent on the test split, 2 seeds" in output
@@ -83,7 +83,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(whole: tuple[Path, str], s
     (tmp_path / "tried.csv").write_text("learning rate,gain\n0.1,-3.0\n")
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT)
     dice = random.SystemRandom()
-    folder, rounds = tmp_path / "runs" / "tiny", dice.randrange(1, 800)
+    folder, rounds = tmp_path / "runs" / "tiny", dice.randrange(1, 700)
     number = dice.choice([signal.SIGKILL, signal.SIGINT])
 
     def recorded() -> int:
@@ -108,7 +108,9 @@ def test_a_group_that_fails_is_reported_and_the_others_still_run(tmp_path: Path)
     explode = (
         "    broken: {optimizer: {name: sgd, learning_rate: 1.0e+30}, consensus: {loss: mse}, network: {norm: none}}\n"
     )
-    text = SMALL.replace("    independent: {consensus: {control: independent}}\n", explode)
+    text = SMALL.replace("parallel: 1", "parallel: 2").replace(
+        "    independent: {consensus: {control: independent}}\n", explode
+    )
     (tmp_path / "tiny.yaml").write_text(text)
     code, output = run(COMMAND, tmp_path)
     assert code == 1, output
@@ -131,7 +133,7 @@ def test_another_configuration_is_not_mixed_in(whole: tuple[Path, str]) -> None:
 
 def test_a_process_that_dies_takes_one_group_with_it(start: Start, tmp_path: Path) -> None:
     """Killed under its group it is reported by its signal; the other runs in a new process, and the end is 1."""
-    (tmp_path / "tiny.yaml").write_text(SMALL.replace("parallel: 2", "parallel: 1"))
+    (tmp_path / "tiny.yaml").write_text(SMALL)
     running = start(COMMAND)
     cells = tmp_path / "runs" / "tiny" / "cells"
     running.until(lambda: (cells / "consensus-seed0" / "metrics.jsonl").is_file())
@@ -147,7 +149,7 @@ def test_a_process_that_dies_takes_one_group_with_it(start: Start, tmp_path: Pat
 
 
 def test_groups_share_a_process(whole: tuple[Path, str]) -> None:
-    """Six groups, two at a time: two processes in all."""
+    """Six groups, one at a time: one process in all."""
     summaries = [json.loads(path.read_bytes()) for path in whole[0].glob("cells/*/summary.json")]
     assert len(summaries) == 6
-    assert len({report["pid"] for found in summaries for report in found["per_peer"]}) == 2
+    assert len({report["pid"] for found in summaries for report in found["per_peer"]}) == 1
