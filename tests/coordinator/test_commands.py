@@ -277,6 +277,8 @@ def test_the_log_as_json_names_rounds_peers_and_codes_but_no_secret(start: Start
     running = serve(start, tmp_path, "--log-json", sets=(*SMALL, "security.token_file=token"))
     with pair(tmp_path) as (zero, one_):
         zero.publish(0)
+        # The stream and the call to leave are two ways: which arrives first would be a matter of luck.
+        until(lambda: any(worker.published for worker in zero.client.status().workers), "peer 0 has published")
         one_.client.leave()
         assert isinstance(zero.client.result(20), Void)
         zero.publish(1, float("nan"))
