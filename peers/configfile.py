@@ -290,10 +290,10 @@ def _describe(error: Mapping[str, Any], tree: Tree, schema: type[BaseModel]) -> 
     shown = f"{path} = {value!r}" if not isinstance(value, dict) else path
     if error["type"] == "extra_forbidden":
         allowed = _fields_at(loc[:-1], schema)
-        return f"{path}: unknown key{_nearest(loc[-1], allowed)}; known here: {', '.join(allowed)}"
+        return f"{path}: unknown key{nearest(loc[-1], allowed)}; known here: {', '.join(allowed)}"
     if error["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
-        return f"{shown}: expected one of {', '.join(names)}{_nearest(str(value), names)}"
+        return f"{shown}: expected one of {', '.join(names)}{nearest(str(value), names)}"
     if error["type"] == "string_pattern_mismatch" and loc[-1] != "name":
         return f"{shown}: expected text of one line"
     if error["type"] == "string_pattern_mismatch":
@@ -302,7 +302,8 @@ def _describe(error: Mapping[str, Any], tree: Tree, schema: type[BaseModel]) -> 
     return f"{shown}: {message}"
 
 
-def _nearest(word: str, names: Sequence[str]) -> str:
+def nearest(word: str, names: Sequence[str]) -> str:
+    """A hint at the name that was meant, to go behind an error's text; empty where none is near."""
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from peers.files import write_atomically
@@ -45,6 +46,15 @@ class Recorder:
         """Flush and release the files."""
         for writer in self._writers.values():
             writer.close()
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a metrics.jsonl, none where there is no file; a line cut off by a crash is left out."""
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue  # the half line of a process that was killed while it wrote
 
 
 def forget_after(folder: RunFolder, first_round: int) -> None:

@@ -41,23 +41,24 @@ def verdict(results: Results) -> Iterator[str]:
     """What the numbers say of the claim, a sentence for each comparison; the first is of the claim itself."""
     for probe, gains in results.gains.items():
         gain, others = gains[results.claim], results.comparisons[probe]
-        beaten = [arm for arm, comparison in others.items() if arm != PIXELS and _beats(comparison)]
+        beaten = [arm for arm, comparison in others.items() if arm != PIXELS and beats(comparison)]
         tied = [arm for arm in others if arm != PIXELS and arm not in beaten]
         if gain.p is None:
             yield f"{TITLES[probe]}: {results.claim} against the {BEFORE}, not tested: {sentence(gain)}"
         else:
-            says = "beats" if _beats(gain) else "does not beat"
+            says = "beats" if beats(gain) else "does not beat"
             text = f"{TITLES[probe]}: {results.claim} {says} the {BEFORE}: {sentence(gain)}"
             also = f", not {', '.join(tied)}" if tied else ""
             yield f"{text}; it beats {', '.join(beaten) or 'no other arm'}{also}"
         for arm, comparison in others.items():
             yield f"{TITLES[probe]}: {results.claim} against {arm}: {sentence(comparison)}"
         for arm, control in gains.items():
-            if arm != results.claim and _beats(control):
+            if arm != results.claim and beats(control):
                 yield f"{TITLES[probe]}: {arm} gains too, without the consensus: {sentence(control)}"
 
 
-def _beats(comparison: Comparison) -> bool:
+def beats(comparison: Comparison) -> bool:
+    """Whether a difference is above 0 beyond doubt, by the corrected test."""
     return comparison.corrected is not None and comparison.corrected < ALPHA and comparison.difference > 0
 
 

@@ -49,9 +49,9 @@ class Judge:
     def __init__(self, config: ProbeConfig, data: Data, seed: int, device: torch.device) -> None:
         _check(config, data)
         self._config, self._data, self._seed, self._device = config, data, seed, device
-        self._train = _drawn(data.train, config.train_images, seed, "probe_train")
-        self._live_train = _drawn(data.train, config.live_images, seed, "probe_live_train")
-        self._live_validation = _drawn(data.validation, config.live_images, seed, "probe_live_validation")
+        self._train = drawn(len(data.train), config.train_images, seed, "probe_train")
+        self._live_train = drawn(len(data.train), config.live_images, seed, "probe_live_train")
+        self._live_validation = drawn(len(data.validation), config.live_images, seed, "probe_live_validation")
         self._judged = data.test if config.split == "test" else data.validation
         self._train_y = self._labels(data.train, self._train)
         self._judged_y = self._labels(self._judged, None)
@@ -155,11 +155,18 @@ def _check(config: ProbeConfig, data: Data) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def _drawn(split: Split, most: int | None, seed: int, purpose: str) -> np.ndarray:
-    """Indices of at most so many images, drawn by seed, ascending: reading in order is what disks like."""
-    if most is None or most >= len(split):
-        return np.arange(len(split))
-    return np.sort(numpy_generator(seed, purpose).permutation(len(split))[:most])
+def drawn(images: int, most: int | None, seed: int, purpose: str) -> np.ndarray:
+    """Indices of at most so many of a number of images, drawn by seed, ascending: reading in order is what disks like.
+
+    Args:
+        images: how many there are.
+        most: how many are wanted; None: all.
+        seed: the run's seed.
+        purpose: what they are drawn for; other purposes get other images.
+    """
+    if most is None or most >= images:
+        return np.arange(images)
+    return np.sort(numpy_generator(seed, purpose).permutation(images)[:most])
 
 
 @contextmanager

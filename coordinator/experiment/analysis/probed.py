@@ -14,8 +14,8 @@ from coordinator.experiment.analysis.stages import Staged
 from peers.config import Config, NetworkConfig
 from peers.data import Data, Split
 from peers.probes import features
+from peers.probes.judge import drawn
 from peers.probes.knn import knn_accuracy, knn_predict
-from peers.seeds import numpy_generator
 
 COURSE_IMAGES = 1000
 """Most validation images that the course is measured on."""
@@ -52,14 +52,14 @@ class Images:
         """Draw them by the run's seed; training images as the run's own probes do."""
         seed, judged = config.run.seed, data.test if config.probe.split == "test" else data.validation
         most = max(min(config.probe.train_images or PROBE_IMAGES, PROBE_IMAGES), config.probe.knn_k)
-        test = _drawn(len(judged), PROBE_IMAGES, seed, "analysis_judged")
+        test = drawn(len(judged), PROBE_IMAGES, seed, "analysis_judged")
         return cls(
             data,
             judged,
-            _drawn(len(data.validation), COURSE_IMAGES, seed, "analysis_course"),
-            _drawn(len(data.train), most, seed, "probe_train"),
+            drawn(len(data.validation), COURSE_IMAGES, seed, "analysis_course"),
+            drawn(len(data.train), most, seed, "probe_train"),
             test,
-            _drawn(len(test), EMBEDDED, seed, "analysis_embedded"),
+            drawn(len(test), EMBEDDED, seed, "analysis_embedded"),
         )
 
 
@@ -166,8 +166,3 @@ def raw(data: Data, images: Tensor) -> Tensor:
     """Images [n, C, H, W] in 0..1, as they were before they were normalized."""
     mean, deviation = (images.new_tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
     return images * deviation + mean
-
-
-def _drawn(images: int, most: int, seed: int, purpose: str) -> np.ndarray:
-    """At most so many of the numbers below `images`, drawn by seed, ascending."""
-    return np.sort(numpy_generator(seed, purpose).permutation(images)[:most])

@@ -25,7 +25,6 @@ from peers.probes.features import NotFiniteError
 from peers.runfolder import RunFolder, run_name
 
 SCHEMA = 1
-NAME = "analysis.json"
 FOLDER = "analysis"
 QUERIES, NEIGHBOURS = 8, 5
 
@@ -196,7 +195,7 @@ def _one_of_each(labels: Sequence[int], most: int) -> list[int]:
 
 
 def _write(folder: RunFolder, found: Mapping[str, Any], shown: Mapping[str, bytes]) -> Path:
-    path = folder.path / NAME
+    path = folder.analysis
     try:
         (folder.path / FOLDER).mkdir(exist_ok=True)
         for name, data in shown.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from coordinator.experiment import show
 from coordinator.experiment.matrix import SUPERVISED
 from coordinator.experiment.power import detectable
 from coordinator.experiment.report import markup
@@ -11,7 +12,7 @@ from coordinator.experiment.report.figure import Canvas, Panel, draw
 from coordinator.experiment.report.load import ExperimentFolder
 from coordinator.experiment.report.markup import Column, Entry, Section
 from coordinator.experiment.report.palette import REFERENCES, Look
-from coordinator.experiment.report.verdict import beats, headed
+from coordinator.experiment.report.verdict import headed
 from coordinator.experiment.report.words import NONE, count, interval, number, p_value, signed, spread
 from coordinator.experiment.results import BEFORE, PIXELS
 from coordinator.experiment.statistics import Comparison
@@ -171,7 +172,7 @@ def _seed_table(experiment: ExperimentFolder, probe: str, looks: Looks) -> str:
 
 
 def _difference(comparison: Comparison) -> Entry:
-    return Entry(signed(comparison.difference), comparison.difference, strong=beats(comparison))
+    return Entry(signed(comparison.difference), comparison.difference, strong=show.beats(comparison))
 
 
 def _tested(comparison: Comparison) -> list[Entry]:

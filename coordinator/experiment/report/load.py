@@ -14,7 +14,7 @@ from typing import Any
 
 from coordinator.experiment.results import Results
 from coordinator.experiment.statistics import Comparison, Summary
-from peers import configfile
+from peers import configfile, metrics
 from peers.config import Config
 from peers.errors import RunFolderError
 
@@ -55,16 +55,8 @@ class CellFolder:
     @cached_property
     def records(self) -> list[Mapping[str, Any]]:
         """The records of all peers; a line that was cut off is left out."""
-        path = self.path / "metrics.jsonl"
-        found: list[Mapping[str, Any]] = []
-        for line in path.read_bytes().splitlines() if path.is_file() else ():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # the half line of a process that was killed while it wrote
-            if isinstance(record, dict) and "round" in record:
-                found.append(record)
-        return found
+        found = metrics.records(self.path / "metrics.jsonl")
+        return [record for record in found if isinstance(record, dict) and "round" in record]
 
 
 @dataclass(frozen=True)

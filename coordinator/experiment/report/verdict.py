@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from coordinator.experiment import show
 from coordinator.experiment.power import ALPHA
 from coordinator.experiment.report import markup
 from coordinator.experiment.report.load import ExperimentFolder
@@ -11,6 +12,7 @@ from coordinator.experiment.report.markup import Section, text
 from coordinator.experiment.report.words import count, interval, listed, scrub, signed
 from coordinator.experiment.results import BEFORE, PIXELS, Results
 from coordinator.experiment.statistics import Comparison, sentence
+from peers.summary import SELECTIONS, TITLES
 
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
 CONTROLS = ("independent", "shuffled", "noise")
@@ -37,11 +39,6 @@ def probe_name(probe: str) -> str:
 def headed(probe: str) -> str:
     """A probe at the beginning of a line."""
     return {"linear": "Linear probe"}.get(probe, probe_name(probe))
-
-
-def beats(comparison: Comparison) -> bool:
-    """Whether a difference is above 0 beyond doubt, by the corrected test."""
-    return comparison.corrected is not None and comparison.corrected < ALPHA and comparison.difference > 0
 
 
 def called(experiment: ExperimentFolder, arm: str) -> str:
@@ -72,22 +69,20 @@ def _experiment(experiment: ExperimentFolder) -> str:
         f"number is a mean over the peers of a group first, and all tests are paired by seed."
     )
     if results.selection != "last":
-        from peers.summary import SELECTIONS
-
         about += f" Each peer is judged at its best round by {SELECTIONS.get(results.selection, results.selection)}."
     if results.split == "validation":
         about += " Validation images also choose recipes: what is claimed should be judged on the test split."
     return (
         f"{markup.paragraph(about, 'about')}"
         f'<div class="verdicts">{cards}</div>{_failed(results)}{_skipped(results)}'
-        f"{markup.details('Every comparison in words', markup.bullets(_in_words(results)))}"
+        f"{markup.details('Every comparison in words', markup.bullets(show.verdict(results)))}"
     )
 
 
 def _card(experiment: ExperimentFolder, probe: str) -> str:
     results = experiment.results
     gain = results.gains[probe][results.claim]
-    kind = "open" if gain.corrected is None else "won" if beats(gain) else "lost"
+    kind = "open" if gain.corrected is None else "won" if show.beats(gain) else "lost"
     badge = {"open": "not tested", "won": "gain", "lost": "no gain"}[kind]
     parts = [
         f'<header><h4>{text(headed(probe))}</h4><span class="badge">{badge}</span></header>',
@@ -107,9 +102,7 @@ def _card(experiment: ExperimentFolder, probe: str) -> str:
 
 def _lead(results: Results, probe: str) -> str:
     """The first sentence of the verdict, as in the terminal; another one where there is no test."""
-    from coordinator.experiment import show
-
-    gain, title = results.gains[probe][results.claim], _title(probe)
+    gain, title = results.gains[probe][results.claim], TITLES[probe]
     if gain.corrected is None:
         return f"{title}: {results.claim} against the {BEFORE}: {sentence(gain)}"
     return next(line for line in show.verdict(results) if line.startswith(f"{title}: "))
@@ -126,7 +119,7 @@ def _failures(experiment: ExperimentFolder, probe: str) -> Iterator[tuple[str, C
     """Comparisons that the claim did not win."""
     claim = experiment.results.claim
     for arm, comparison in experiment.results.comparisons[probe].items():
-        if beats(comparison):
+        if show.beats(comparison):
             continue
         name = f"the {arm}" if arm == PIXELS else called(experiment, arm)
         if comparison.corrected is None:
@@ -164,22 +157,6 @@ def _failed(results: Results) -> str:
 def _skipped(results: Results) -> str:
     skips = [f"{arm} {steps:,}" for arm, steps in results.skips.items() if steps]
     return markup.paragraph(f"Steps that peers skipped, over all seeds: {listed(skips)}.", "about") if skips else ""
-
-
-def _in_words(results: Results) -> Iterator[str]:
-    """Every sentence of the terminal; without those that say that the claim failed where nothing was tested."""
-    from coordinator.experiment import show
-
-    untested = [probe for probe, gains in results.gains.items() if gains[results.claim].corrected is None]
-    heads = tuple(f"{_title(probe)}: {results.claim} does not beat the {BEFORE}: " for probe in untested)
-    return (line for line in show.verdict(results) if not line.startswith(heads))
-
-
-def _title(probe: str) -> str:
-    """A probe as the terminal calls it."""
-    from peers.summary import TITLES
-
-    return TITLES[probe]
 
 
 def _upper(words: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel
 
 from peers.config import Config
-from peers.configfile import Tree
+from peers.configfile import Tree, nearest
 from peers.errors import ConfigError
 
 Kind: TypeAlias = Literal["integer", "number", "other"]
@@ -50,8 +49,7 @@ def trouble(key: str) -> str | None:
     inside = [name for name in known if name.startswith(f"{place}.")]
     if inside:
         return f"is a section; name a key in it, such as {inside[0]}"
-    close = difflib.get_close_matches(place, known, n=1, cutoff=0.5)
-    return "unknown key of the configuration" + (f" (did you mean {close[0]!r}?)" if close else "")
+    return f"unknown key of the configuration{nearest(place, list(known))}"
 
 
 def is_section(key: str) -> bool:

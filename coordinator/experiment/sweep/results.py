@@ -19,6 +19,7 @@ from coordinator.experiment.cells import Cell
 from coordinator.experiment.sweep.live import Seen, stopped
 from coordinator.experiment.sweep.plan import Sweep
 from coordinator.experiment.sweep.points import Point
+from peers import metrics
 
 State: TypeAlias = Literal["finished", "stopped", "failed"]
 
@@ -175,11 +176,7 @@ def _course(cell: Cell, rounds: int | None) -> dict[str, Any]:
         return {}
     newest: dict[str, dict[int, float]] = {"effective_rank": {}, "disagreement": {}}
     done = skips = 0
-    for line in cell.folder.metrics.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the half line of a process that was killed while it wrote
+    for record in metrics.records(cell.folder.metrics):
         if rounds is not None and record["round"] >= rounds:
             continue
         done = max(done, record["round"] + 1)
