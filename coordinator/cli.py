@@ -89,6 +89,8 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bind", metavar="HOST:PORT", help="instead of coordinator.bind; port 0 takes a free one")
     parser.add_argument("--address-file", metavar="FILE", help="gets HOST:PORT as soon as the coordinator listens")
     parser.add_argument("--state", metavar="DIR", help="instead of coordinator.state")
+    parser.add_argument("--upstream", metavar="ADDRESS", help="be a relay of the coordinator at HOST:PORT")
+    parser.add_argument("--peers", metavar="FIRST-LAST", help="with --upstream: peer ids that the relay answers for")
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     parser.add_argument("--log-json", action="store_true", help="log one JSON object a line")
     parser.set_defaults(run=_serve)
@@ -149,7 +151,7 @@ def _launch(options: argparse.Namespace) -> int:
     if options.dry_run:
         sys.stdout.write(plan.text() + "\n")
         return 0
-    from coordinator.launch.run import run_plan  # imports torch: --help and --dry-run do without
+    from coordinator.launch.run import run_plan  # --help and --dry-run do without what it imports
 
     existing: Existing = "overwrite" if options.overwrite else "resume" if options.resume == "auto" else "refuse"
     return run_plan(plan, existing, Console(highlight=False, markup=False))
@@ -186,17 +188,20 @@ def _serve(options: argparse.Namespace) -> int:
     from coordinator import logs
 
     logs.set_up(options.log_level, as_json=options.log_json)  # before gRPC is imported
-    from coordinator.service.fromconfig import settings_of
+    from coordinator.service.fromconfig import places_of, settings_of
     from coordinator.service.server import serve
     from peers import configfile
+    from peers.credentials import access
     from peers.process import end_with_parent
 
     end_with_parent()
     try:
         config = configfile.load(options.config, options.set)
-        settings = settings_of(config, bind=options.bind, state=options.state)
+        places = places_of(options.upstream, options.peers)
+        upstream = access(config, options.upstream) if places else None
+        settings = settings_of(config, bind=options.bind, state=options.state, places=places)
         logs.set_up(options.log_level, as_json=options.log_json, run=settings.run_id)
-        return serve(settings, options.address_file)
+        return serve(settings, options.address_file, upstream)
     except PeersError as exc:
         if not options.log_json:
             raise

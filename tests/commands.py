@@ -81,7 +81,7 @@ class Running:
     def workers(self) -> list[psutil.Process]:
         """The worker processes below this command."""
         below = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in below if "peers.worker" in process.cmdline()]
+        return [process for process in below if "-m peers.worker" in " ".join(process.cmdline())]
 
     def until(self, true: Callable[[], object], timeout: float = 90) -> None:
         """Wait for something to become true while the command runs."""

@@ -6,7 +6,9 @@ The store in which the group meets belongs to the site, not to the worker of ran
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from coordinator.launch.base import (
     HOPELESS,
@@ -32,7 +34,9 @@ FOLLOWING = 10.0
 
 
 @dataclass(frozen=True)
-class _Worker:
+class Running:
+    """A worker of the group."""
+
     process: Process
     member: Member
 
@@ -65,21 +69,33 @@ def supervise(plan: Plan, site: Site, reports: Reports) -> Outcome:
     raise AssertionError("the loop returns or raises in its last turn")
 
 
-def _attempt(plan: Plan, site: Site, attempt: int, interrupted: Interrupted) -> tuple[_Worker, Ended] | None:
+def store(host: str) -> tuple[Any, tuple[str, int]]:
+    """A store in this process in which a fixed group can meet, as long as it is held, and its host and port.
+
+    Args:
+        host: address that all workers reach.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, says its documentation
+
+    made = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+    return made, (host, int(made.port))
+
+
+def _attempt(plan: Plan, site: Site, attempt: int, interrupted: Interrupted) -> tuple[Running, Ended] | None:
     """Run the group once; returns the worker that it failed of, and how."""
-    workers: list[_Worker] = []
+    workers: list[Running] = []
     try:
         store, world = site.meet(), len(plan.processes)
         for rank, process in enumerate(plan.processes):
             meeting = Meeting(rank=rank, world=world, store=store, attempt=attempt)
-            workers.append(_Worker(process, site.work(process, meeting)))
+            workers.append(Running(process, site.work(process, meeting)))
         failures = _watch(workers, site, interrupted)
     finally:
         end([worker.member for worker in workers], site)
-    return min(failures, key=_consequence, default=None)
+    return cause(failures)
 
 
-def _watch(workers: list[_Worker], site: Site, interrupted: Interrupted) -> list[tuple[_Worker, Ended]]:
+def _watch(workers: list[Running], site: Site, interrupted: Interrupted) -> list[tuple[Running, Ended]]:
     """Wait until all have ended, or one has failed and the others had their time; returns failures in their order."""
     running, failures = list(workers), []
     told, deadline = False, float("inf")
@@ -100,6 +116,10 @@ def _watch(workers: list[_Worker], site: Site, interrupted: Interrupted) -> list
     return failures
 
 
-def _consequence(failed: tuple[_Worker, Ended]) -> bool:
-    """A lost exchange is what the others die of when one of them does: it comes last."""
-    return failed[1].code == ExchangeError.exit_code
+def cause(failures: Sequence[tuple[Running, Ended]]) -> tuple[Running, Ended] | None:
+    """The failure that the others followed from: a lost exchange is what they die of when one of them does.
+
+    Args:
+        failures: in the order in which they were noticed.
+    """
+    return min(failures, key=lambda failed: failed[1].code == ExchangeError.exit_code, default=None)

@@ -35,6 +35,11 @@ class Process:
     log: str
     started: str
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What follows `python -m MODULE` in its command."""
+        return self.command[3:]
+
     def lines(self) -> list[str]:
         """The process for a reader."""
         hosts = f" peers {_span(self.peers)}," if self.peers else ""

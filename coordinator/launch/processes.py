@@ -1,4 +1,4 @@
-"""Processes of this machine as a site: subprocesses, which end when the launcher does."""
+"""Subprocesses of this machine, which end when the launcher does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coordinator import console
-from coordinator.launch.base import Ended, Meeting, Member, Service
+from coordinator.launch.base import Ended, Member, Service
 from coordinator.launch.plan import Plan, Process
 from coordinator.service.store import forget
 from peers.credentials import access
@@ -92,32 +92,6 @@ class CoordinatorChild(Child, Service):
         if address is None:
             raise ExchangeError("it does not listen yet")
         console.stop(access(self._plan.config, address), reason)
-
-
-class LocalSite:
-    """A `Site` of subprocesses, for groups that meet at a coordinator; fixed groups have torch's agent.
-
-    Args:
-        plan: of the run.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def serve(self, process: Process, bind: str | None) -> Service:
-        """See `Site.serve`."""
-        return CoordinatorChild(self._plan, process, bind)
-
-    def work(self, process: Process, meeting: Meeting) -> Member:
-        """See `Site.work`."""
-        return Child((*process.command, *meeting.flags()), stderr_of(self._plan, process), with_parent())
-
-    def meet(self) -> tuple[str, int]:
-        """See `Site.meet`."""
-        raise NotImplementedError("a fixed group of this machine is started by torch's agent")
-
-    def look(self) -> None:
-        """See `Site.look`."""
 
 
 def with_parent() -> dict[str, str]:

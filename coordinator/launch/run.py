@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-import torch
 from rich.console import Console
 
-from coordinator.launch import local
 from coordinator.launch.base import Outcome, Reports, restarting
+from coordinator.launch.local import LocalSite
 from coordinator.launch.plan import Plan
 from coordinator.launch.progress import Display, Follower
 from peers import summary
 from peers.errors import ExchangeError
-from peers.preflight import check, saved_rounds
 from peers.runfolder import Existing, run_name
 
-logger = logging.getLogger(__name__)
+Launch = Callable[[Plan, Reports], Outcome]
 
 
 def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
@@ -36,6 +34,15 @@ def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
     Raises:
         PeersError: the configuration or what it stands on is wrong, or a worker failed for good.
     """
+    with _launcher(plan) as launch:
+        return _run(plan, existing, console, launch)
+
+
+def _run(plan: Plan, existing: Existing, console: Console, launch: Launch) -> int:
+    import torch  # only now: what workers are forked from imports it at the same time
+
+    from peers.preflight import check, saved_rounds
+
     grounds = check(plan.config, torch.device("cpu"))
     if existing == "resume":
         saved_rounds(plan.config, grounds, range(plan.config.group.peers or 0))
@@ -55,7 +62,7 @@ def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
         console.print(text, soft_wrap=True)
 
     with Display(Follower(plan.folder.metrics, grounds.rounds), console):
-        outcome = _launcher(plan)(plan, Reports(on_restart, note))
+        outcome = launch(plan, Reports(on_restart, note))
     if outcome.note:
         note(outcome.note)
         return outcome.exit_code
@@ -82,17 +89,21 @@ def _under_way(plan: Plan, existing: Existing) -> bool:
     return slurm.active_job(plan.folder) is not None
 
 
-def _launcher(plan: Plan) -> Callable[[Plan, Reports], Outcome]:
+@contextmanager
+def _launcher(plan: Plan) -> Iterator[Launch]:
+    """The launcher of a plan, which may begin to get ready at once."""
     kind = plan.config.launcher.kind
     if kind == "ray":
         from coordinator.launch.ray import launch  # only this launcher needs that library
 
-        return launch
-    if kind == "slurm":
+        yield launch
+    elif kind == "slurm":
         from coordinator.launch import slurm
 
-        return slurm.launch
-    return local.launch
+        yield slurm.launch
+    else:
+        with LocalSite(plan) as site:
+            yield site.launch
 
 
 def _show(plan: Plan, console: Console) -> int:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from typing import Any
 
+from coordinator.launch import fixed
 from coordinator.launch.base import Ended, Meeting, Member, Service
 from coordinator.launch.plan import Plan, Process
 from coordinator.launch.processes import Child, CoordinatorChild, stderr_of
@@ -65,11 +66,9 @@ class JobSite:
 
     def meet(self) -> tuple[str, int]:
         """See `Site.meet`."""
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, says its documentation
-
         here = "127.0.0.1" if len(self._nodes) == 1 else hosts.own_address(self._plan.config.exchange.interface)
-        self._store = TCPStore(here, 0, is_master=True, wait_for_workers=False)
-        return here, int(self._store.port)
+        self._store, spot = fixed.store(here)
+        return spot
 
     def look(self) -> None:
         """See `Site.look`."""
