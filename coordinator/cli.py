@@ -186,8 +186,10 @@ def _report(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from coordinator import logs
+    from coordinator.service import one_core
 
     logs.set_up(options.log_level, as_json=options.log_json)  # before gRPC is imported
+    one_core()
     from coordinator.service.fromconfig import places_of, settings_of
     from coordinator.service.server import serve
     from peers import configfile

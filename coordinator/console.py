@@ -74,6 +74,8 @@ def picture(status: pb.StatusReply) -> Group:
     head = f"run {status.run_id}: {PHASES.get(status.phase, 'unknown')}"
     if status.text:
         head += f" ({status.text})"
+    if status.upstream:
+        head += f"; a relay of {status.upstream}"
     line = (
         f"round {status.round} of {status.rounds}, epoch {status.epoch}; {status.closed} closed, {status.voided} void, "
         f"last round {1000 * status.round_seconds:.0f} ms"
@@ -83,7 +85,7 @@ def picture(status: pb.StatusReply) -> Group:
         table.add_row(
             ", ".join(map(str, worker.peers)),
             ", ".join(map(str, worker.incarnations)),
-            worker.state + ("" if worker.connected else ", cut off") + (", shared memory" * worker.shared_memory),
+            _state(worker),
             str(worker.rounds),
             str(worker.missed),
             str(worker.refused),
@@ -93,6 +95,13 @@ def picture(status: pb.StatusReply) -> Group:
         )
     lost = [Text(f"expelled: {text}") for text in status.expelled]
     return Group(Text(head), Text(line), table, *lost)
+
+
+def _state(worker: pb.WorkerStatus) -> str:
+    words = [worker.state, *["cut off"] * (not worker.connected), *["shared memory"] * worker.shared_memory]
+    if worker.absent:
+        words.append(f"nobody holds {', '.join(map(str, worker.absent))}")
+    return ", ".join(words)
 
 
 def _call(access: Access, call: Callable[[Any], Any]) -> Any:

@@ -320,6 +320,11 @@ class Config(Section):
     launcher: Annotated[LauncherConfig, BeforeValidator(_as_kind)] = LauncherConfig()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU.")
     precision: Literal["float32", "bf16"] = Field("float32", description="Of the forward pass; weights are float32.")
+    compile: bool = Field(
+        False,
+        description="torch.compile for the training pass: faster rounds after some tens of seconds, needs a C++ "
+        "compiler; weights differ in rounding from those of a run without it.",
+    )
 
     def network_of(self, peer: int) -> NetworkConfig:
         """The architecture of one peer: the list is dealt in turn."""

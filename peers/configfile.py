@@ -150,7 +150,7 @@ def identity(config: Config, rounds: int) -> dict[str, Any]:
     learning rate depends on it.
     """
     tree = plain(config)
-    kept = {key: tree[key] for key in ("data", "network", "consensus", "optimizer", "precision")}
+    kept = {key: tree[key] for key in ("data", "network", "consensus", "optimizer", "precision", "compile")}
     for key in ("root", "download", "budget_mib", "loader_workers"):
         kept["data"].pop(key)
     kept["consensus"].pop("max_skips")

@@ -1,13 +1,25 @@
-"""Runs the peers of one worker side by side: a thread per core on CPU, one after the other on a GPU."""
+"""Runs the peers of one worker side by side: a thread per core on CPU, one after the other on a GPU.
+
+Where a peer takes a few milliseconds or less, threads may spend more time on handing the interpreter over to each other
+than they win, and it depends on the function: a backward pass needs the interpreter only to begin, a forward pass for
+each of its operations. So short functions are timed both ways, and the faster one is used. The results are the same.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from types import CodeType
 from typing import TypeVar
 
 import torch
+
+SHORT = 0.005
+"""Seconds of one peer, up to which both ways are tried."""
+AGAIN = 50
+"""Calls after which the slower way is tried again: the machine may be busier, or less busy, than it was."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,16 +45,48 @@ class Crew:
             if at_once > 1 and device.type == "cpu"
             else None
         )
+        self._ways: dict[CodeType, _Ways] = {}
 
     def map(self, function: Callable[[T], R], peers: Sequence[T]) -> list[R]:
         """The function's value for each peer, in order; the first exception is raised after all have ended."""
         if self._pool is None:
             return [function(peer) for peer in peers]
-        futures = [self._pool.submit(function, peer) for peer in peers]
-        wait(futures)
-        return [future.result() for future in futures]
+        code: CodeType | None = getattr(function, "__code__", None)
+        ways = _Ways() if code is None else self._ways.setdefault(code, _Ways())
+        together, began = ways.together(), time.perf_counter()
+        if together:
+            futures = [self._pool.submit(function, peer) for peer in peers]
+            wait(futures)
+            found = [future.result() for future in futures]
+        else:
+            found = [function(peer) for peer in peers]
+        ways.took(together, time.perf_counter() - began, len(peers))
+        return found
 
     def close(self) -> None:
         """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+class _Ways:
+    """Seconds that a function took for all peers, in threads and without; at first nobody knows."""
+
+    def __init__(self) -> None:
+        self._seconds = {True: 0.0, False: 0.0}
+        self._calls = 0
+        self._long = False
+
+    def together(self) -> bool:
+        """Whether threads are to run it this time."""
+        if self._long or not self._seconds[True]:
+            return True
+        faster = self._seconds[True] <= self._seconds[False]  # without is tried second: it counts as 0 until then
+        return faster if self._calls % AGAIN else not faster
+
+    def took(self, together: bool, seconds: float, peers: int) -> None:
+        """Learn; what was slow once because the machine was busy is forgotten by and by."""
+        self._calls += 1
+        known = self._seconds[together]
+        self._seconds[together] = 0.8 * known + 0.2 * seconds if known else seconds
+        self._long = together and seconds > SHORT * peers

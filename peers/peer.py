@@ -6,6 +6,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,23 @@ class Step:
     target: Tensor | None
 
 
+@dataclass(frozen=True)
+class _Backward:
+    """A gradient that waits for its step.
+
+    Attributes:
+        round: whose consensus it leads to.
+        read: [2], the loss and the norm of the gradient.
+        outputs: [B, D], the peer's own, detached.
+        target: [B, D], the rule's.
+    """
+
+    round: int
+    read: Tensor
+    outputs: Tensor
+    target: Tensor
+
+
 class Peer:
     """A randomly initialized network that steps toward its group's consensus.
 
@@ -71,7 +89,10 @@ class Peer:
         self.device = device
         self.incarnation = incarnation
         self.network = self.initial_network()
+        self._parameters = list(self.network.parameters())
         self.optimizer = make_optimizer(config.optimizer, self.network)
+        # Probes go through the network itself: compiling for their shapes, too, would take longer than they do.
+        self._train: Callable[[Tensor], Tensor] = torch.compile(self.network) if config.compile else self.network
         self.frozen = copy.deepcopy(self.network) if config.consensus.target == "frozen" else None
         self.stepped = 0
         self.skips: Counter[str] = Counter()
@@ -79,6 +100,7 @@ class Peer:
         self.selection = Selection(config.selection)
         self._abstains = False
         self._outputs: Tensor | None = None
+        self._under_way: _Backward | Step | None = None
         self._before: list[Tensor] = []
 
     def initial_network(self) -> nn.Module:
@@ -96,16 +118,22 @@ class Peer:
         """Outputs [B, D] to publish for images [B, C, H, W], float32 and detached; None if they are not finite."""
         if self.config.exchange.kind == "coordinator":  # the only exchange that may end a run before a round closes
             self._before = [buffer.clone() for buffer in self.network.buffers()]
-        self.network.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            self._outputs = self.network(images).float()
+        if not self.network.training:  # walking through all its modules in every round takes its time
+            self.network.train()
+        with self._precision():
+            self._outputs = self._train(images).float()
             published = self._outputs.detach()
+            self._abstains = not _finite(published)
             if self.frozen is not None:
                 with torch.no_grad():
                     published = self.frozen.train()(images).float()
-        finite = torch.isfinite(published).all() & torch.isfinite(self._outputs).all()
-        self._abstains = not bool(finite)
+                self._abstains |= not _finite(published)
         return None if self._abstains else published
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.config.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
 
     def undo_forward(self) -> None:
         """Bring batch-norm statistics back to what they were before `forward`: the round did not happen."""
@@ -137,37 +165,60 @@ class Peer:
         return network
 
     def step(self, consensus: Consensus) -> Step:
-        """One optimizer step toward the consensus of the round whose outputs `forward` made, or a counted skip.
+        """`backward`, then `advance`."""
+        self.backward(consensus)
+        return self.advance()
+
+    def backward(self, consensus: Consensus) -> None:
+        """The gradient toward the consensus of the round whose outputs `forward` made.
+
+        On a GPU it is only queued: several peers of a worker queue theirs before any waits for its own in `advance`.
 
         Raises:
             DivergedError: values were not finite for `consensus.max_skips` rounds in a row.
         """
         if self._outputs is None:
-            raise RuntimeError("step came before forward")
+            raise RuntimeError("backward came before forward")
         outputs, self._outputs = self._outputs, None
         target = peer_target(consensus, self.id, self.config.consensus)
         if isinstance(target, Missing):
-            return self._skip(target.reason, outputs, None)
+            self._under_way = self._skip(target.reason, outputs, None)
+            return
         goal = controlled(target, outputs, self.config.consensus, self.config.run.seed, self.id, consensus.round)
         value = loss(outputs, goal, self.config.consensus)
         if self.config.consensus.control == "independent":
             # The gradient at one's own outputs is zero; its rounding is not, and Adam would make full steps of it.
             value = (outputs * 0).sum()
-        if not math.isfinite(value.item()):
-            return self._skip("non_finite_loss", outputs, target)
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
         value.backward()  # type: ignore[no-untyped-call]  # torch annotates it only in part
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        read = torch.stack([value.detach(), norm.to(value.dtype)])  # both come to the host at once
+        self._under_way = _Backward(consensus.round, read, outputs.detach(), target)
+
+    def advance(self) -> Step:
+        """One optimizer step along the gradient that `backward` made, or a counted skip.
+
+        Raises:
+            DivergedError: values were not finite for `consensus.max_skips` rounds in a row.
+        """
+        made, self._under_way = self._under_way, None
+        if made is None:
+            raise RuntimeError("advance came before backward")
+        if isinstance(made, Step):
+            return made
+        value, norm = made.read.tolist()
+        if not math.isfinite(value):
+            return self._skip("non_finite_loss", made.outputs, made.target)
         if not math.isfinite(norm):
-            return self._skip("non_finite_gradient", outputs, target)
-        rate = learning_rate(self.config.optimizer, consensus.round, self.rounds)
+            return self._skip("non_finite_gradient", made.outputs, made.target)
+        rate = learning_rate(self.config.optimizer, made.round, self.rounds)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.stepped += 1
         self.bad_in_a_row = 0
-        return Step(None, value.item(), norm, outputs.detach(), target)
+        return Step(None, value, norm, made.outputs, made.target)
 
     def skip(self, reason: str) -> None:
         """Count a round without a step; if the peer has abstained from it, as that.
@@ -192,6 +243,11 @@ class Peer:
     def _skip(self, reason: str, outputs: Tensor, target: Tensor | None) -> Step:
         self.skip(reason)
         return Step(reason, math.nan, math.nan, outputs.detach(), target)
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether all values are finite. Their sum tells at a tenth of the price, unless it overflows by itself."""
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 def make_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:

@@ -6,7 +6,9 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,6 +62,8 @@ class Trainer:
     snapshots: Collection[int]
     last_live: dict[int, float] = field(default_factory=dict)
     ended: str | None = None
+    _writer: ThreadPoolExecutor = field(init=False)
+    _writing: Future[None] | None = None
 
     def run(self, first: int) -> int:
         """Run rounds from `first` until the last, or until the run ends for this worker before that.
@@ -67,6 +71,12 @@ class Trainer:
         Returns:
             rounds done; below `rounds` when this worker, or its whole group, was stopped.
         """
+        with ThreadPoolExecutor(1, "records", initializer=torch.set_num_threads, initargs=(1,)) as self._writer:
+            done = self._run(first)
+            self._drain()
+        return done
+
+    def _run(self, first: int) -> int:
         schedule = Schedule(len(self.data.train), self.config.data.batch, self.config.run.seed)
         batches = self._images(schedule, first)
         round_ = first
@@ -104,7 +114,8 @@ class Trainer:
             return outcome, []
         if self.peers[0].selection.due(round_):
             self.crew.map(lambda peer: peer.look(outcome, self.live), self.peers)
-        return outcome, self.crew.map(lambda peer: peer.step(outcome), self.peers)
+        self.crew.map(lambda peer: peer.backward(outcome), self.peers)
+        return outcome, self.crew.map(lambda peer: peer.advance(), self.peers)
 
     def _images(self, schedule: Schedule, first: int) -> Iterator[Tensor]:
         """Batches of the rounds from `first` on, read ahead where they come from files."""
@@ -113,6 +124,7 @@ class Trainer:
     def _miss(self, missed: Missed) -> None:
         """Count and tell that a round went by without a step."""
         logger.warning("round %d skipped (%s): %s", missed.round, missed.reason, missed.text)
+        self._drain()
         for peer in self.peers:
             peer.skip(missed.reason)
             self.recorder.record(peer.id, missed.round, {"skipped": missed.reason})
@@ -126,6 +138,7 @@ class Trainer:
             self.crew.map(lambda peer: self.keep(peer, done), self.peers)
 
     def _save_all(self, done: int) -> None:
+        self._drain()  # a run that resumes here finds the records of all rounds before
         self.crew.map(lambda peer: self.save(peer, done), self.peers)
 
     def _record(self, round_: int, consensus: Consensus, steps: Sequence[Step], seconds: float) -> None:
@@ -137,25 +150,45 @@ class Trainer:
         skipped = [step for step in steps if step.skipped]
         if not (probing or last or skipped or self.live_before or round_ % self.config.metrics.every == 0):
             return
-        for peer, step in zip(self.peers, steps, strict=True):
-            values = {**_signs(step), "count": consensus.count, "seconds": seconds, "receipt": consensus.receipt.digest}
+        values: dict[int, dict[str, Any]] = {peer.id: {"seconds": seconds} for peer in self.peers}
+        for peer in self.peers:
             if probing:
-                values["knn_live"] = self.last_live[peer.id]
+                values[peer.id]["knn_live"] = self.last_live[peer.id]
             if self.live_before:
-                values["knn_live_baseline"] = self.live_before[peer.id]
-            self.recorder.record(peer.id, round_, values)
+                values[peer.id]["knn_live_baseline"] = self.live_before[peer.id]
         # Only now, and not before the first round: until it closes, the lead may be trimming the file of an older life.
         self.live_before = {}
-        if probing or last:
-            logger.info("round %d of %d: %s", round_ + 1, self.rounds, self._line(steps))
+        made = {peer.id: step for peer, step in zip(self.peers, steps, strict=True)}
+        self._later(partial(self._write, consensus, made, values, self.last_live if probing or last else None))
 
-    def _line(self, steps: Sequence[Step]) -> str:
+    def _later(self, write: Callable[[], None]) -> None:
+        """Let records be written beside the rounds that follow, one at a time; the errors of one come with the next."""
+        self._drain()
+        self._writing = self._writer.submit(write)
+
+    def _drain(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(
+        self,
+        consensus: Consensus,
+        steps: Mapping[int, Step],
+        values: Mapping[int, Mapping[str, Any]],
+        live: Mapping[int, float] | None,
+    ) -> None:
+        """Write the records of a round, and, where `live` is given, say how it stands."""
         parts = []
-        for peer, step in zip(self.peers, steps, strict=True):
-            score = f", k-NN {self.last_live[peer.id]:.1f}" if peer.id in self.last_live else ""
+        for peer, step in steps.items():
+            signs = _signs(step)
+            told = {**signs, "count": consensus.count, "receipt": consensus.receipt.digest, **values[peer]}
+            self.recorder.record(peer, consensus.round, told)
+            score = f", k-NN {live[peer]:.1f}" if live and peer in live else ""
             what = f"skipped ({step.skipped})" if step.skipped else f"loss {step.loss:.4f}"
-            parts.append(f"peer {peer.id} {what}, rank {effective_rank(step.outputs):.1f}{score}")
-        return "; ".join(parts)
+            parts.append(f"peer {peer} {what}, rank {signs['effective_rank']:.1f}{score}")
+        if live is not None:
+            logger.info("round %d of %d: %s", consensus.round + 1, self.rounds, "; ".join(parts))
 
 
 def _signs(step: Step) -> Mapping[str, Any]:

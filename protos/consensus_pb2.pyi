@@ -92,14 +92,16 @@ MEMBERS: Content
 AGGREGATE: Content
 
 class PeerWish(_message.Message):
-    __slots__ = ("index", "incarnation", "saved")
+    __slots__ = ("index", "incarnation", "saved", "absent")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SAVED_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
     index: int
     incarnation: int
     saved: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., saved: _Optional[_Iterable[int]] = ...) -> None: ...
+    absent: bool
+    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., saved: _Optional[_Iterable[int]] = ..., absent: _Optional[bool] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("run_id", "request", "peers", "insist", "batch", "width", "wire", "rule", "agreed", "name")
@@ -165,8 +167,10 @@ class Ticket(_message.Message):
     def __init__(self, bearer: _Optional[str] = ..., peers: _Optional[_Iterable[int]] = ..., incarnations: _Optional[_Iterable[int]] = ..., heartbeat: _Optional[float] = ..., round_deadline: _Optional[float] = ..., join_window: _Optional[float] = ..., payload_limit: _Optional[int] = ..., partial_sums: _Optional[bool] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("absent",)
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    absent: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, absent: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("code", "text")
@@ -177,7 +181,7 @@ class HeartbeatReply(_message.Message):
     def __init__(self, code: _Optional[_Union[ReplyCode, str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
-    __slots__ = ("reports", "wait")
+    __slots__ = ("reports", "wait", "more")
     class ReportsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -187,9 +191,11 @@ class LeaveRequest(_message.Message):
         def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     reports: _containers.ScalarMap[int, bytes]
     wait: float
-    def __init__(self, reports: _Optional[_Mapping[int, bytes]] = ..., wait: _Optional[float] = ...) -> None: ...
+    more: bool
+    def __init__(self, reports: _Optional[_Mapping[int, bytes]] = ..., wait: _Optional[float] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class LeaveReply(_message.Message):
     __slots__ = ("code", "text", "reports")
@@ -236,7 +242,7 @@ class WatchRequest(_message.Message):
     def __init__(self, interval: _Optional[float] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker", "name", "peers", "incarnations", "state", "connected", "shared_memory", "silent", "rounds", "missed", "refused", "waited_for", "published")
+    __slots__ = ("worker", "name", "peers", "incarnations", "state", "connected", "shared_memory", "silent", "rounds", "missed", "refused", "waited_for", "published", "absent")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +256,7 @@ class WorkerStatus(_message.Message):
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     WAITED_FOR_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
     worker: int
     name: str
     peers: _containers.RepeatedScalarFieldContainer[int]
@@ -263,10 +270,11 @@ class WorkerStatus(_message.Message):
     refused: int
     waited_for: float
     published: bool
-    def __init__(self, worker: _Optional[int] = ..., name: _Optional[str] = ..., peers: _Optional[_Iterable[int]] = ..., incarnations: _Optional[_Iterable[int]] = ..., state: _Optional[str] = ..., connected: _Optional[bool] = ..., shared_memory: _Optional[bool] = ..., silent: _Optional[float] = ..., rounds: _Optional[int] = ..., missed: _Optional[int] = ..., refused: _Optional[int] = ..., waited_for: _Optional[float] = ..., published: _Optional[bool] = ...) -> None: ...
+    absent: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, worker: _Optional[int] = ..., name: _Optional[str] = ..., peers: _Optional[_Iterable[int]] = ..., incarnations: _Optional[_Iterable[int]] = ..., state: _Optional[str] = ..., connected: _Optional[bool] = ..., shared_memory: _Optional[bool] = ..., silent: _Optional[float] = ..., rounds: _Optional[int] = ..., missed: _Optional[int] = ..., refused: _Optional[int] = ..., waited_for: _Optional[float] = ..., published: _Optional[bool] = ..., absent: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("run_id", "phase", "text", "round", "rounds", "epoch", "workers", "closed", "voided", "open_for", "refused", "expelled", "round_seconds", "unix_time")
+    __slots__ = ("run_id", "phase", "text", "round", "rounds", "epoch", "workers", "closed", "voided", "open_for", "refused", "expelled", "round_seconds", "unix_time", "heartbeat", "round_deadline", "join_window", "upstream")
     class RefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -288,6 +296,10 @@ class StatusReply(_message.Message):
     EXPELLED_FIELD_NUMBER: _ClassVar[int]
     ROUND_SECONDS_FIELD_NUMBER: _ClassVar[int]
     UNIX_TIME_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    JOIN_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     phase: Phase
     text: str
@@ -302,7 +314,11 @@ class StatusReply(_message.Message):
     expelled: _containers.RepeatedScalarFieldContainer[str]
     round_seconds: float
     unix_time: float
-    def __init__(self, run_id: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., text: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., epoch: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., closed: _Optional[int] = ..., voided: _Optional[int] = ..., open_for: _Optional[float] = ..., refused: _Optional[_Mapping[str, int]] = ..., expelled: _Optional[_Iterable[str]] = ..., round_seconds: _Optional[float] = ..., unix_time: _Optional[float] = ...) -> None: ...
+    heartbeat: float
+    round_deadline: float
+    join_window: float
+    upstream: str
+    def __init__(self, run_id: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., text: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., epoch: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., closed: _Optional[int] = ..., voided: _Optional[int] = ..., open_for: _Optional[float] = ..., refused: _Optional[_Mapping[str, int]] = ..., expelled: _Optional[_Iterable[str]] = ..., round_seconds: _Optional[float] = ..., unix_time: _Optional[float] = ..., heartbeat: _Optional[float] = ..., round_deadline: _Optional[float] = ..., join_window: _Optional[float] = ..., upstream: _Optional[str] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("reason",)
@@ -337,15 +353,17 @@ class SharedOffer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., up: _Optional[int] = ..., down: _Optional[int] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class Attached(_message.Message):
-    __slots__ = ("shared", "note")
+    __slots__ = ("shared", "note", "lane")
     SHARED_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
     shared: bool
     note: str
-    def __init__(self, shared: _Optional[bool] = ..., note: _Optional[str] = ...) -> None: ...
+    lane: str
+    def __init__(self, shared: _Optional[bool] = ..., note: _Optional[str] = ..., lane: _Optional[str] = ...) -> None: ...
 
 class Publish(_message.Message):
-    __slots__ = ("round", "epoch", "batch", "peers", "abstains", "partial_sum", "leaving")
+    __slots__ = ("round", "epoch", "batch", "peers", "abstains", "partial_sum", "leaving", "absent")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -353,6 +371,7 @@ class Publish(_message.Message):
     ABSTAINS_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_SUM_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
     round: int
     epoch: int
     batch: bytes
@@ -360,7 +379,8 @@ class Publish(_message.Message):
     abstains: _containers.RepeatedScalarFieldContainer[int]
     partial_sum: bool
     leaving: bool
-    def __init__(self, round: _Optional[int] = ..., epoch: _Optional[int] = ..., batch: _Optional[bytes] = ..., peers: _Optional[_Iterable[int]] = ..., abstains: _Optional[_Iterable[int]] = ..., partial_sum: _Optional[bool] = ..., leaving: _Optional[bool] = ...) -> None: ...
+    absent: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, round: _Optional[int] = ..., epoch: _Optional[int] = ..., batch: _Optional[bytes] = ..., peers: _Optional[_Iterable[int]] = ..., abstains: _Optional[_Iterable[int]] = ..., partial_sum: _Optional[bool] = ..., leaving: _Optional[bool] = ..., absent: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Next(_message.Message):
     __slots__ = ("round", "epoch", "members")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from coordinator.logs import set_up
-from coordinator.service.settings import ServiceSettings
+from coordinator.service import one_core
 from peers.errors import ConfigError, PeersError
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -20,18 +20,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--settings", required=True, help="JSON file; names as in coordinator/service/settings.py")
     parser.add_argument("--bind", help="HOST:PORT instead of the file's")
     parser.add_argument("--state", help="state folder instead of the file's")
+    parser.add_argument("--upstream", help="HOST:PORT of the coordinator above, in plain text; this one is a relay")
     parser.add_argument("--address-file", help="gets HOST:PORT as soon as the coordinator listens")
     parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
     parser.add_argument("--log-json", action="store_true", help="log one JSON object a line")
     given = parser.parse_args(arguments)
+    one_core()
+    from coordinator.service.settings import ServiceSettings  # brings numpy, too
+
     try:
         values = _read(given.settings)
         values.update({name: getattr(given, name) for name in ("bind", "state") if getattr(given, name)})
         settings = ServiceSettings.from_json(values)
         set_up(given.log_level, as_json=given.log_json, run=settings.run_id, text=TEXT)
         from coordinator.service.server import serve  # imports gRPC, after the log is set up
+        from peers.exchange.stream_access import Access
 
-        return serve(settings, given.address_file)
+        upstream = Access(given.upstream, token=settings.token) if given.upstream else None
+        return serve(settings, given.address_file, upstream)
     except PeersError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return exc.exit_code

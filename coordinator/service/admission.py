@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 
 from coordinator.service.aggregate import Block
 from coordinator.service.rounds import Publication
@@ -71,7 +71,9 @@ def admit(frame: Frame, worker: int, hosted: Sequence[int], settings: ServiceSet
         refusal = _judge_values(block, settings.norm_bound * share)
         if refusal is not None:
             return refusal
-    checksum = zlib.crc32(frame.payload, zlib.crc32(said.SerializeToString(deterministic=True)))
+    checksum = xxhash.xxh3_64_intdigest(
+        frame.payload, xxhash.xxh3_64_intdigest(said.SerializeToString(deterministic=True))
+    )
     publication = Publication(
         worker,
         said.round,
@@ -81,18 +83,25 @@ def admit(frame: Frame, worker: int, hosted: Sequence[int], settings: ServiceSet
         tuple(said.abstains),
         checksum,
         said.leaving,
+        tuple(said.absent),
     )
     return Admitted(publication, blocks)
 
 
 def _judge_peers(said: Publish, hosted: Sequence[int]) -> Refusal | None:
-    named = [*said.peers, *said.abstains]
+    if list(said.peers) == list(hosted) and not said.abstains and not said.absent:
+        return _judge_batch(said)
+    named = [*said.peers, *said.abstains, *said.absent]
     foreign = sorted(set(named) - set(hosted))
     if foreign:
         return Refusal(FOREIGN_PEER, f"peers {foreign} are not hosted by this worker, which has {sorted(hosted)}")
     if sorted(named) != sorted(hosted) or list(said.peers) != sorted(said.peers):
-        text = f"each hosted peer, {sorted(hosted)}, contributes or abstains, once and in order; found {named}"
-        return Refusal(MALFORMED, text)
+        due = f"each hosted peer, {sorted(hosted)}, contributes or abstains (or, of a relay, is absent)"
+        return Refusal(MALFORMED, f"{due}, once and in order; found {named}")
+    return _judge_batch(said)
+
+
+def _judge_batch(said: Publish) -> Refusal | None:
     if len(said.batch) != BATCH_DIGEST_BYTES:
         return Refusal(MALFORMED, f"a batch digest has {BATCH_DIGEST_BYTES} bytes, found {len(said.batch)}")
     return None
@@ -131,7 +140,7 @@ def _blocks(frame: Frame, count: int, settings: ServiceSettings) -> tuple[Block,
 def _judge_values(block: Block, bound: float) -> Refusal | None:
     """One pass: the sum of squares is finite only if all values are, or their norm is far beyond any bound."""
     with np.errstate(over="ignore", invalid="ignore"):
-        square = float(np.einsum("ij,ij->", block.values, block.values))
+        square = float(np.vdot(block.values, block.values))
     if not math.isfinite(square):
         finite = np.isfinite(block.values)
         if not finite.all():

@@ -7,11 +7,11 @@ when the last publication comes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import xxhash
 
 from coordinator.service.rounds import Publication, Settled
 from peers.draws import Rule, trimmed
@@ -47,7 +47,7 @@ class Outcome:
     Attributes:
         settled: the round.
         content: what `tensors` are; unspecified where the round is void.
-        digest: BLAKE2b-128 of the total or aggregate; else of all contributions, as float32, by ascending id.
+        digest: XXH3-128 of the total or aggregate; else of all contributions, as float32, by ascending id.
         dtype: element type of the tensors.
         tensors: {peer: bytes}, for members' outputs; {-1: bytes} for a total or an aggregate.
     """
@@ -135,11 +135,21 @@ class Aggregator:
         if self._rule.kind != "sum":
             self._blocks.update((block.peer, block) for block in blocks)
             return
-        tree = self._trees.setdefault(publication.batch, SumTree(self._ids))
+        if not publication.votes:
+            return
+        if publication.batch not in self._trees:
+            self._trees[publication.batch] = SumTree(self._ids)
+        tree = self._trees[publication.batch]
         here = {block.peer for block in blocks}
         for block in blocks:
             tree.add(block.peer, block.values)
-        tree.skip(peer for peer in (*publication.peers, *publication.abstains) if peer not in here)
+        others = (*publication.peers, *publication.abstains, *publication.absent)
+        tree.skip(peer for peer in others if peer not in here)
+
+    def partial(self, batch: bytes) -> Float32 | None:
+        """The sum of what came for a batch, for a relay to hand up; None if nothing did. Nothing more may be added."""
+        tree = self._trees.get(batch)
+        return None if tree is None else tree.finish()
 
     def finish(self, settled: Settled) -> Outcome:
         """What the round gives, once it is settled."""
@@ -184,8 +194,8 @@ def _middle(count: int, cut: int | None) -> slice:
 
 
 def digest(parts: Iterable[Buffer]) -> bytes:
-    """BLAKE2b-128 of bytes that follow each other."""
-    made = hashlib.blake2b(digest_size=16)
+    """XXH3-128 of bytes that follow each other: it tells totals apart, it does not stand against forgery."""
+    made = xxhash.xxh3_128()
     for part in parts:
         made.update(part)
     return made.digest()
@@ -194,7 +204,7 @@ def digest(parts: Iterable[Buffer]) -> bytes:
 def _single(settled: Settled, content: Content, values: Float32 | None) -> Outcome:
     if values is None:
         raise ValueError(f"round {settled.round} has contributors, but none of their outputs")
-    data = to_wire(values, FLOAT32).tobytes()
+    data = to_wire(values, FLOAT32)  # a view: nobody changes the values any more
     return Outcome(settled, content, digest([data]), FLOAT32, {-1: data})
 
 

@@ -38,8 +38,9 @@ class Answer:
         """Bytes of the payload."""
         return sum(len(part) for part in self.payload)
 
+    @cached_property
     def in_shared(self) -> list[bytes]:
-        """On the stream, where the payload goes through shared memory."""
+        """On the stream, where the payload goes through shared memory; the same objects, too."""
         header = FrameHeader()
         header.CopyFrom(self.header)
         header.in_shared, header.payload = True, self.size
@@ -104,16 +105,15 @@ class Results:
 
     def _make(self, following: Next, keys: Sequence[int]) -> Answer:
         settled, outcome = self._outcome.settled, self._outcome
+        told = settled.receipt
         rows, columns = self._settings.shape
         result = Result(
             round=settled.round,
-            epoch=settled.epoch,
-            contributors=settled.contributors,
-            members=settled.ids,
+            epoch=told.epoch,
+            contributors=told.contributors,
+            members=told.members,
             digest=outcome.digest,
-            leaving=sorted(
-                peer for worker in settled.leaving for peer in settled.members[worker] if peer in settled.contributors
-            ),
+            leaving=told.leaving,
             content=outcome.content,
             peers=keys if outcome.content == MEMBERS else (),
             next=following,

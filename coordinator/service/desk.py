@@ -50,7 +50,8 @@ class Desk:
         if isinstance(event, Settled):
             self._metrics.settled(event)
             level = logging.DEBUG if event.code == OK else logging.WARNING
-            logger.log(level, "%s", _summary(event), extra=_about(event))
+            if logger.isEnabledFor(level):
+                logger.log(level, "%s", _summary(event), extra=_about(event))
             if event.code != OK and self._group.phase == OVER:
                 return  # the round is void because the run ends: that is the answer, and it follows
             for worker in event.answers:

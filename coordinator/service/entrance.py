@@ -24,6 +24,7 @@ def judge(request: JoinRequest, settings: ServiceSettings, agreed: Mapping[str, 
         settings: the run's.
         agreed: what the group has in common so far, by name.
     """
+    outside = sorted(wish.index for wish in request.peers if wish.HasField("index") and wish.index not in settings.ids)
     if request.run_id != settings.run_id:
         text = f"this coordinator runs {settings.run_id!r}, the peer was started for {request.run_id[:200]!r}"
         return Refusal(WRONG_RUN, text)
@@ -31,6 +32,10 @@ def judge(request: JoinRequest, settings: ServiceSettings, agreed: Mapping[str, 
         return Refusal(MALFORMED, f"a Join has {REQUEST_BYTES} bytes of `request` and at least one peer")
     if len(request.agreed) > MAX_FACTS or any(len(wish.saved) > MAX_SAVED for wish in request.peers):
         return Refusal(MALFORMED, f"a Join names at most {MAX_FACTS} facts, and {MAX_SAVED} saved rounds for each peer")
+    if settings.places is not None and request.insist and outside:
+        first, last = settings.places
+        text = f"this relay has places for peers {first} to {last}, not for {outside}: join the relay that has, or ask"
+        return Refusal(DISAGREES, f"{text} for no id")
     differences = list(_differences(request, settings, agreed))
     if differences:
         text = f"{'; '.join(differences)}; start all workers with the same configuration, data and version"
@@ -41,7 +46,7 @@ def judge(request: JoinRequest, settings: ServiceSettings, agreed: Mapping[str, 
 def wishes(request: JoinRequest) -> list[Wish]:
     """What each peer of a request asks for."""
     return [
-        Wish(peer.index if peer.HasField("index") else None, peer.incarnation, tuple(peer.saved))
+        Wish(peer.index if peer.HasField("index") else None, peer.incarnation, tuple(peer.saved), peer.absent)
         for peer in request.peers
     ]
 

@@ -10,8 +10,8 @@ them last, and only then lets anybody know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from coordinator.service.membership import Gone, Membership, Wish, Worker
@@ -66,7 +66,9 @@ class Group:
     def __init__(self, settings: ServiceSettings, now: float) -> None:
         self._settings = settings
         self.rounds = Rounds(settings.min_peers, settings.quorum, settings.round_deadline)
-        self.membership = Membership(settings.heartbeat, settings.max_peers, settings.max_refused, settings.max_missed)
+        self.membership = Membership(
+            settings.heartbeat, settings.max_peers, settings.max_refused, settings.max_missed, lowest=settings.ids.start
+        )
         self.phase: Phase = FORMING
         self.text = ""
         self.since = now
@@ -108,6 +110,7 @@ class Group:
         if gone is not None:
             return EXPELLED
         self.membership.beat(number, now)
+        self.membership.workers[number].absent = publication.absent
         open_here = self.rounds.current is not None and number in self.rounds.current.present
         if code in (FUTURE, LATE) and publication.round == self.rounds.upcoming and not open_here:
             return Parked()
@@ -116,6 +119,13 @@ class Group:
         else:
             self.refuse(number, now)
         return code
+
+    def unheld(self, worker: int, absent: Iterable[int], now: float) -> None:
+        """A relay says which of its peers nobody holds now; while a round is open its publications say so."""
+        if worker in self.membership.workers and self.phase in (FORMING, WAITING):
+            it = self.membership.workers[worker]
+            it.absent = tuple(sorted(set(absent).intersection(it.peers)))
+            self._advance(now)
 
     def refuse(self, worker: int, now: float) -> None:
         """Count a publication that was refused, here or at the gate; one too many expels its worker."""
@@ -183,8 +193,8 @@ class Group:
                 self._end(COMPLETE, now)
                 return
         self.phase, self.since, self.text = RUNNING, now, ""
-        members = self.membership.members()
-        self.events.append(self.rounds.open(self.rounds.upcoming, self.membership.epoch, members, now))
+        members, absent = self.membership.members(), self.membership.unheld()
+        self.events.append(self.rounds.open(self.rounds.upcoming, self.membership.epoch, members, now, absent))
 
     def _start(self) -> None:
         """A group that forms starts at the newest round that all of its peers have saved."""
@@ -251,7 +261,7 @@ class Group:
             "epoch": it.epoch,
             "numbers": it.numbers,
             "workers": [worker.as_kept() for worker in it.workers.values()],
-            "gone": [asdict(gone) for gone in it.gone.values()],
+            "gone": [vars(gone) for gone in it.gone.values()],
             "incarnations": sorted(it.incarnations.items()),
         }
 
@@ -274,6 +284,7 @@ class Group:
         self.phase, self.text, self.since = phase, course["text"], now
         if course["open"]:
             round_, epoch, members = course["open"]
-            opened = self.rounds.open(round_, epoch, {number: tuple(peers) for number, peers in members}, now)
+            hosted = {number: tuple(peers) for number, peers in members}
+            opened = self.rounds.open(round_, epoch, hosted, now, it.unheld())
             opened.present.intersection_update(it.workers)
             self.events.append(opened)

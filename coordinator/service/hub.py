@@ -22,6 +22,7 @@ from coordinator.service.admission import Admitted, Refusal, admit
 from coordinator.service.aggregate import Aggregator, Block, Outcome
 from coordinator.service.answers import Answer, Results
 from coordinator.service.desk import Desk, done
+from coordinator.service.eager import begin
 from coordinator.service.entrance import hashed, judge, wishes
 from coordinator.service.group import Group, Parked
 from coordinator.service.limits import Bucket
@@ -60,18 +61,28 @@ class Hub:
         store: where everything is kept.
         metrics: what is counted.
         clock: seconds, never going back.
+        group: its machine; None is a group of its own.
     """
 
+    upstream = ""
+    """HOST:PORT of the coordinator above; a relay has one."""
+
     def __init__(
-        self, settings: ServiceSettings, store: Store, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: ServiceSettings,
+        store: Store,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        group: Group | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
         self.clock = clock
-        self.group = Group(settings, clock())
+        self.group = group or Group(settings, clock())
         self.agreed: dict[str, str] = dict(settings.agreed)
         self.reports: dict[int, bytes] = {}
         self.changed = asyncio.Event()
+        self.over = asyncio.Event()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._store = store
         self._lock = asyncio.Lock()
@@ -83,6 +94,8 @@ class Hub:
         self._version = -1
         self._ticked = clock()
         self._continue()
+        if self.group.phase == OVER:
+            self.over.set()
 
     def listening(self) -> None:
         """The time until anybody could be heard counts for nobody."""
@@ -97,6 +110,11 @@ class Hub:
     def known(self, bearer: str) -> Worker | Gone | None:
         """Whom a bearer speaks for."""
         return self.group.membership.known(hashed(bearer))
+
+    @property
+    def awaits_leave(self) -> bool:
+        """Whether somebody has still to leave, perhaps with last words."""
+        return bool(self.group.membership.workers)
 
     # Steps. Each returns when what it did is kept.
 
@@ -123,9 +141,13 @@ class Hub:
         """A stream is gone."""
         await self._step(self._detach(worker))
 
-    async def leave(self, worker: int, reports: Mapping[int, bytes]) -> None:
-        """A worker goes, with the last words of its peers."""
-        await self._step(self._leave(worker, reports))
+    async def leave(self, worker: int, reports: Mapping[int, bytes], *, stays: bool = False) -> None:
+        """A worker goes, with the last words of its peers; `stays`: not yet, there are more of them."""
+        await self._step(self._leave(worker, reports, stays))
+
+    async def unheld(self, worker: int, absent: Sequence[int]) -> None:
+        """A relay says which of its peers nobody holds now."""
+        await self._step(self._unheld(worker, absent))
 
     async def stop(self, reason: str) -> None:
         """End the run."""
@@ -145,7 +167,10 @@ class Hub:
             async with self._lock:
                 return await step
 
-        task = asyncio.ensure_future(alone())
+        task = begin(alone())
+        if task.done():
+            self._note_failure(task)
+            return task.result()
         task.add_done_callback(self._note_failure)
         return await asyncio.shield(task)
 
@@ -264,10 +289,15 @@ class Hub:
         self.group.detach(worker, self.clock())
         self.desk.forget(worker)
 
-    async def _leave(self, worker: int, reports: Mapping[int, bytes]) -> None:
+    async def _leave(self, worker: int, reports: Mapping[int, bytes], stays: bool) -> None:
         self.reports.update(reports)
-        self.group.leave(worker, self.clock())
+        if not stays:
+            self.group.leave(worker, self.clock())
         await self._flush(reports)
+
+    async def _unheld(self, worker: int, absent: Sequence[int]) -> None:
+        self.group.unheld(worker, absent, self.clock())
+        await self._flush()
 
     async def _stop(self, reason: str) -> None:
         self.group.stop(reason[:256], self.clock())
@@ -291,20 +321,28 @@ class Hub:
         outcome: Outcome | None = None
         for event in events:
             if isinstance(event, Settled):
-                outcome = await self._compute(self._aggregator.finish, event)
+                outcome = await self._outcome(event)
                 self.desk.results = Results(self.settings, outcome)
             elif isinstance(event, OpenRound):
                 self._aggregator = Aggregator(self.settings.rule, event.ids)
         roll = self.group.roll() if version != self._version else None
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(
-            self._thread, self._store.save, self.group.course(), roll, self.agreed if roll else None, outcome, reports
-        )
+        kept = self.group.course(), roll, self.agreed if roll else None, outcome, reports
+        if roll or reports:  # a transaction, which may have to wait for the disk
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._store.save, *kept)
+        else:
+            await self._compute(self._store.save, *kept)
         self._version = version
         for event in events:
             self.desk.tell(event)
+        if self.group.phase == OVER:
+            self.over.set()
+        else:
+            self.over.clear()
         self.changed.set()
         self.changed = asyncio.Event()
+
+    async def _outcome(self, settled: Settled) -> Outcome:
+        return await self._compute(self._aggregator.finish, settled)
 
     def _log_refusal(self, worker: int, code: ReplyCode, text: str, round_: int) -> None:
         self.metrics.refused(code)

@@ -15,7 +15,7 @@ always with a higher incarnation than any it had.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from protos.consensus_pb2 import GROUP_FULL, INDEX_HELD, ReplyCode
@@ -26,11 +26,15 @@ REMEMBERED = 1024
 
 @dataclass(frozen=True)
 class Wish:
-    """What one peer asks for: an id (or None), and an incarnation above its last. `saved`: rounds with checkpoints."""
+    """What one peer asks for: an id (or None), and an incarnation above its last. `saved`: rounds with checkpoints.
+
+    `absent`: a relay wishes for a place that nobody holds yet.
+    """
 
     index: int | None = None
     incarnation: int = 0
     saved: tuple[int, ...] = ()
+    absent: bool = False
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Worker:
         member: whether it has seen a round open.
         heard: when it was last heard of.
         down: since when its stream is down; None while it stands.
+        absent: of a relay, hosted peers that nobody holds now: they count for nothing.
     """
 
     number: int
@@ -66,10 +71,11 @@ class Worker:
     refused: int = 0
     refused_in_row: int = 0
     waited_for: float = 0.0
+    absent: tuple[int, ...] = ()
 
     def as_kept(self) -> dict[str, Any]:
         """A JSON object; times are left out, for another process's clock knows nothing of them."""
-        kept = asdict(self)
+        kept = dict(vars(self))  # not deeply: this is done for everybody whenever somebody comes or goes
         for name in ("joined", "heard", "down"):
             del kept[name]
         return kept
@@ -77,7 +83,7 @@ class Worker:
     @classmethod
     def from_kept(cls, kept: Mapping[str, Any], now: float) -> Worker:
         """The worker as it was kept: just heard of, its stream down."""
-        lists = {name: tuple(kept[name]) for name in ("peers", "incarnations", "saved")}
+        lists = {name: tuple(kept.get(name, ())) for name in ("peers", "incarnations", "saved", "absent")}
         return cls(**{**kept, **lists}, joined=now, heard=now, down=now)
 
 
@@ -106,6 +112,7 @@ class Membership:
         max_peers: most peers at a time.
         max_refused: refused publications in a row that expel.
         max_missed: rounds in a row that ended without a member's publication and expel it.
+        lowest: the lowest peer id that is given.
     """
 
     heartbeat: float
@@ -117,6 +124,7 @@ class Membership:
     gone: dict[int, Gone] = field(default_factory=dict)
     incarnations: dict[int, int] = field(default_factory=dict)
     numbers: int = 0
+    lowest: int = 0
     version: int = 0
     """Grows whenever something changes that must survive: who is there, their ids and bearers."""
 
@@ -131,7 +139,12 @@ class Membership:
     def peers(self, *, member: bool = False) -> int:
         """Number of peers of members; and of newcomers that are ready, unless only members are asked for."""
         workers = [item for item in self.workers.values() if item.member]
-        return sum(len(worker.peers) for worker in (workers if member else [*workers, *self.ready()]))
+        asked = workers if member else [*workers, *self.ready()]
+        return sum(len(worker.peers) - len(worker.absent) for worker in asked)
+
+    def unheld(self) -> frozenset[int]:
+        """Peers of members that nobody holds now."""
+        return frozenset(peer for worker in self.workers.values() if worker.member for peer in worker.absent)
 
     def known(self, bearer: str) -> Worker | Gone | None:
         """Whom the hash of a bearer speaks for."""
@@ -173,19 +186,21 @@ class Membership:
             joined=now,
             heard=now,
             down=now,
+            absent=tuple(peer for peer, wish in zip(peers, wishes, strict=True) if wish.absent),
         )
         self.workers[worker.number] = worker
         self.version += 1
         return worker
 
     def _choose(self, wishes: Sequence[Wish], held: set[int]) -> tuple[int, ...]:
-        """Ids for the wishes: the wished one if it is free and below the bound, otherwise the lowest free one."""
+        """Ids for the wishes: the wished one if it is free and one of the group's, otherwise the lowest free one."""
+        ids, taken = range(self.lowest, self.lowest + self.max_peers), set(held)
         given: list[int | None] = []
         for wish in wishes:
-            free = wish.index is not None and wish.index < self.max_peers and wish.index not in {*held, *given}
-            given.append(wish.index if free else None)
-        taken = held.union(peer for peer in given if peer is not None)
-        spare = iter(peer for peer in range(self.max_peers) if peer not in taken)
+            free = wish.index if wish.index in ids and wish.index not in taken else None
+            given.append(free)
+            taken.update(() if free is None else (free,))
+        spare = iter(peer for peer in ids if peer not in taken)
         return tuple(next(spare) if peer is None else peer for peer in given)
 
     def _incarnate(self, peer: int, wish: Wish) -> int:

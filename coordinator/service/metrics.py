@@ -22,7 +22,8 @@ class Metrics:
         self.voided = 0
         self.last_seconds = 0.0
         registry = self.registry
-        self._rounds = Counter("consensus_rounds", "Rounds settled, by result.", ["result"], registry=registry)
+        rounds = Counter("consensus_rounds", "Rounds settled, by result.", ["result"], registry=registry)
+        self._rounds = {result: rounds.labels(result) for result in ("closed", "void")}
         self._seconds = Histogram(
             "consensus_round_seconds", "From a round's opening to its end.", registry=registry, buckets=_SECONDS
         )
@@ -32,7 +33,8 @@ class Metrics:
         self._refused = Counter("consensus_refused", "Refused, by reply code.", ["code"], registry=registry)
         self._expelled = Counter("consensus_expelled", "Workers expelled.", registry=registry)
         self._received = Counter("consensus_received_bytes", "Bytes of tensors accepted.", registry=registry)
-        self._sent = Counter("consensus_sent_bytes", "Bytes of tensors sent.", ["way"], registry=registry)
+        sent = Counter("consensus_sent_bytes", "Bytes of tensors sent.", ["way"], registry=registry)
+        self._sent = {way: sent.labels(way) for way in ("stream", "shared")}  # looking one up takes as long as counting
         self.members = Gauge("consensus_members", "Peers that are members.", registry=registry)
         self.epoch = Gauge("consensus_epoch", "Membership epoch.", registry=registry)
         self.round = Gauge("consensus_round", "The open round, or the next to open.", registry=registry)
@@ -44,7 +46,7 @@ class Metrics:
         self.closed += closed
         self.voided += not closed
         self.last_seconds = settled.seconds
-        self._rounds.labels("closed" if closed else "void").inc()
+        self._rounds["closed" if closed else "void"].inc()
         self._seconds.observe(settled.seconds)
         for worker, waited in settled.waited.items():
             self._waits.labels(str(min(settled.members[worker]))).inc(waited)
@@ -68,4 +70,4 @@ class Metrics:
 
     def sent(self, size: int, way: str) -> None:
         """Tensors were sent, by "stream" or "shared"."""
-        self._sent.labels(way).inc(size)
+        self._sent[way].inc(size)

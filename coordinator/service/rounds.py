@@ -21,6 +21,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from protos.consensus_pb2 import (
@@ -50,6 +51,7 @@ class Publication:
         checksum: of its bytes; tells a repetition from another publication. It guards against mistakes, not against
             forgery: all that a collision gains is an answer that the same worker may have anyway.
         leaving: the worker leaves after this round.
+        absent: hosted peers that nobody speaks for: a relay keeps their places.
     """
 
     worker: int
@@ -60,11 +62,29 @@ class Publication:
     abstains: tuple[int, ...] = ()
     checksum: int = 0
     leaving: bool = False
+    absent: tuple[int, ...] = ()
 
     @property
     def votes(self) -> int:
-        """Number of peers it speaks for."""
+        """Number of peers it speaks for; 0 is a relay that has nobody, which has no say in what the batch was."""
         return len(self.peers) + len(self.abstains)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What every member of a round is told of it, the same for all.
+
+    Attributes:
+        epoch: the membership epoch it opened with.
+        contributors: peers whose outputs are in it, ascending.
+        members: peers it opened with, ascending.
+        leaving: contributors that take their leave.
+    """
+
+    epoch: int
+    contributors: tuple[int, ...]
+    members: tuple[int, ...]
+    leaving: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,7 @@ class Settled:
         missed: workers that were still members and had not published.
         waited: {worker: seconds that the others waited for it}, for the last to publish or those that missed.
         seconds: from its opening to its end.
+        whole: below a relay, the receipt of the whole group's round; all else is of the relay's own members.
     """
 
     round: int
@@ -100,18 +121,28 @@ class Settled:
     missed: tuple[int, ...] = ()
     waited: Mapping[int, float] = field(default_factory=dict)
     seconds: float = 0.0
+    whole: Receipt | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
         """Peers that the round opened with, ascending."""
         return tuple(sorted(peer for peers in self.members.values() for peer in peers))
 
+    @property
+    def receipt(self) -> Receipt:
+        """What its members are told."""
+        hosted = {peer for worker in self.leaving for peer in self.members[worker]}
+        leaving = tuple(peer for peer in self.contributors if peer in hosted)
+        if self.whole is None:
+            return Receipt(self.epoch, self.contributors, self.ids, leaving)
+        return replace(self.whole, leaving=tuple(sorted({*self.whole.leaving, *leaving})))
+
     def as_kept(self) -> dict[str, Any]:
         """A JSON object."""
-        kept = asdict(self)
+        kept = dict(vars(self))  # not deeply, as `asdict` would copy them: this is part of every round
         for name in ("members", "answers", "published", "waited"):
             kept[name] = sorted(kept[name].items())
-        return {**kept, "batch": self.batch.hex()}
+        return {**kept, "batch": self.batch.hex(), "whole": asdict(self.whole) if self.whole else None}
 
     @classmethod
     def from_kept(cls, kept: Mapping[str, Any]) -> Settled:
@@ -123,6 +154,7 @@ class Settled:
                 "members": {worker: tuple(peers) for worker, peers in kept["members"]},
                 **{name: dict(kept[name]) for name in ("answers", "published", "waited")},
                 **{name: tuple(kept[name]) for name in ("contributors", "leaving", "missed")},
+                "whole": _receipt(kept["whole"]) if kept.get("whole") else None,
             }
         )
 
@@ -136,28 +168,34 @@ class OpenRound:
     members: dict[int, tuple[int, ...]]
     opened: float
     present: set[int]
+    absent: frozenset[int] = frozenset()
     publications: dict[int, Publication] = field(default_factory=dict)
     arrivals: dict[int, float] = field(default_factory=dict)
 
     @property
     def peers(self) -> int:
-        """Number of peers that it opened with."""
-        return sum(len(peers) for peers in self.members.values())
+        """Number of peers that it opened with and that somebody held then."""
+        return sum(len(peers) for peers in self.members.values()) - len(self.absent)
 
-    @property
+    @cached_property
     def ids(self) -> tuple[int, ...]:
-        """Peers that it opened with, ascending."""
+        """Peers that it opened with, ascending; every answer names them."""
         return tuple(sorted(peer for peers in self.members.values() for peer in peers))
 
     @property
     def first(self) -> float | None:
-        """When the first publication came."""
-        return min(self.arrivals.values(), default=None)
+        """When the first publication came; they are kept in the order in which they came."""
+        return next(iter(self.arrivals.values()), None)
 
     @property
     def outstanding(self) -> set[int]:
         """Workers that are still members and have not published."""
         return self.present - self.publications.keys()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nobody is outstanding; asked after each publication, so a count answers it as long as it can."""
+        return len(self.publications) >= len(self.present) and not self.outstanding
 
 
 class Rounds:
@@ -179,13 +217,20 @@ class Rounds:
         self.upcoming = 0
         """Number of the open round, or of the next to open."""
 
-    def open(self, round_: int, epoch: int, members: Mapping[int, tuple[int, ...]], now: float) -> OpenRound:
-        """Open a round for the workers of an epoch: {worker: hosted peers}."""
+    def open(
+        self,
+        round_: int,
+        epoch: int,
+        members: Mapping[int, tuple[int, ...]],
+        now: float,
+        absent: frozenset[int] = frozenset(),
+    ) -> OpenRound:
+        """Open a round for the workers of an epoch: {worker: hosted peers}; `absent`: those that nobody holds."""
         if self.current is not None:
             raise ValueError(f"round {self.current.round} is open, round {round_} cannot be")
         self._newest = {worker: newest for worker, newest in self._newest.items() if worker in members}
         self.upcoming = round_
-        self.current = OpenRound(round_, epoch, dict(members), now, set(members))
+        self.current = OpenRound(round_, epoch, dict(members), now, set(members), absent)
         return self.current
 
     def remove(self, worker: int) -> None:
@@ -241,7 +286,7 @@ class Rounds:
         current, deadline = self.current, self.deadline()
         if current is None:
             return None
-        if not current.outstanding:
+        if current.complete:
             return self._end(self._min_peers, now, "too few peers are left")
         if deadline is not None and now >= deadline:
             return self._end(self.quorum(), now, "too few peers published before the deadline")
@@ -253,14 +298,12 @@ class Rounds:
             return None
         return self._finish(self._verdict(self.current, VOID, reason, b""), now)
 
-    def _end(self, needed: int, now: float, lack: str) -> Settled:
+    def _end(self, needed: int, now: float, lack: str) -> Settled | None:
         current = self.current
         assert current is not None  # noqa: S101  # both callers have looked
-        votes: Counter[bytes] = Counter()
-        for publication in current.publications.values():
-            votes[publication.batch] += publication.votes
-        batch, most = max(votes.items(), key=lambda item: item[1], default=(b"", 0))
-        if 2 * most <= votes.total() and len(votes) > 1:
+        votes = votes_in(current)
+        batch, most = standing(votes)
+        if not batch and len(votes) > 1:
             return self._finish(self._verdict(current, BATCH_MISMATCH, mismatch(current), b""), now)
         if most < needed:
             text = f"round {current.round} is void: {lack}, {most} of {current.peers}, at least {needed} are needed"
@@ -276,7 +319,8 @@ class Rounds:
         publications = current.publications.values()
         closed = code == OK
         answers = {
-            item.worker: (code if not closed or item.batch == batch else BATCH_MISMATCH) for item in publications
+            item.worker: (code if not closed or item.batch == batch or not item.votes else BATCH_MISMATCH)
+            for item in publications
         }
         accepted = [item for item in publications if closed and item.batch == batch]
         return Settled(
@@ -296,7 +340,7 @@ class Rounds:
     def _finish(self, verdict: Settled, now: float) -> Settled:
         current = self.current
         assert current is not None  # noqa: S101  # a verdict is of the open round
-        self.last = replace(verdict, waited=_waits(current, now), seconds=now - current.opened)
+        self.last = replace(verdict, waited=waits(current, now), seconds=now - current.opened)
         self.current = None
         self.upcoming = self.last.round + 1
         return self.last
@@ -304,10 +348,8 @@ class Rounds:
 
 def mismatch(current: OpenRound) -> str:
     """One sentence that names the peers of the two most common batch digests, and both digests."""
-    votes: Counter[bytes] = Counter()
-    peers: dict[bytes, list[int]] = {}
+    votes, peers = votes_in(current), dict[bytes, list[int]]()
     for item in current.publications.values():
-        votes[item.batch] += item.votes
         peers.setdefault(item.batch, []).extend((*item.peers, *item.abstains))
     told = ", ".join(f"peers {sorted(peers[batch])} saw {batch.hex()}" for batch, _ in votes.most_common(2))
     return (
@@ -316,7 +358,27 @@ def mismatch(current: OpenRound) -> str:
     )
 
 
-def _waits(current: OpenRound, now: float) -> dict[int, float]:
+def standing(votes: Counter[bytes]) -> tuple[bytes, int]:
+    """The batch digest of more than half of the votes, and how many they are; an empty one where there is none."""
+    batch, most = max(votes.items(), key=lambda item: item[1], default=(b"", 0))
+    return (batch, most) if 2 * most > votes.total() else (b"", most)
+
+
+def votes_in(current: OpenRound) -> Counter[bytes]:
+    """{batch digest: peers that published it}, abstaining or not."""
+    votes: Counter[bytes] = Counter()
+    for item in current.publications.values():
+        if item.votes:
+            votes[item.batch] += item.votes
+    return votes
+
+
+def _receipt(kept: Mapping[str, Any]) -> Receipt:
+    lists = {name: tuple(kept[name]) for name in ("contributors", "members", "leaving")}
+    return Receipt(**{**kept, **lists})
+
+
+def waits(current: OpenRound, now: float) -> dict[int, float]:
     """Who made the others wait: those that never came, since the last that did; or the last, since the one before."""
     times = sorted(current.arrivals.values())
     if not times:

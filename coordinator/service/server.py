@@ -25,13 +25,17 @@ from coordinator.service.advertised import advertised
 from coordinator.service.auth import Gatekeeper
 from coordinator.service.group import COMPLETE
 from coordinator.service.hub import Hub
+from coordinator.service.lanes import Lanes
 from coordinator.service.metrics import Metrics
+from coordinator.service.relayhub import RelayHub
 from coordinator.service.servicer import Servicer
 from coordinator.service.settings import ServiceSettings, Tls
 from coordinator.service.store import Store
 from coordinator.service.streams import Streams
+from coordinator.service.upstream import below
 from peers.errors import ConfigError
 from peers.exchange.shared import sweep
+from peers.exchange.stream_access import Access
 from peers.hosts import host_in, split
 from protos.consensus_pb2 import DESCRIPTOR, OVER
 from protos.consensus_pb2_grpc import add_CoordinatorServicer_to_server
@@ -59,24 +63,28 @@ class Listening:
     bound: str
 
 
-def serve(settings: ServiceSettings, address_file: str | None = None) -> int:
+def serve(settings: ServiceSettings, address_file: str | None = None, upstream: Access | None = None) -> int:
     """Run a coordinator until its run has ended or it is asked to stop.
 
     Args:
         settings: the operator's.
         address_file: gets HOST:PORT, as peers are told, as soon as the coordinator listens.
+        upstream: to the coordinator above; with it this one is a relay, for the peers of `settings.places`.
 
     Returns:
         0 where the run is complete, or the coordinator was stopped; 3 where the run ended before its last round.
 
     Raises:
         RunFolderError: the state folder cannot be used.
-        ConfigError: the address, what peers are told of it, or the certificates cannot be used.
+        ConfigError: the address, what peers are told of it, or the certificates cannot be used; see `upstream.below`.
+        ExchangeError: a relay cannot reach the coordinator above, or that runs another run.
     """
-    return asyncio.run(_serve(settings, address_file))
+    if upstream is not None:
+        settings = below(settings, upstream)
+    return asyncio.run(_serve(settings, address_file, upstream))
 
 
-async def _serve(settings: ServiceSettings, address_file: str | None) -> int:
+async def _serve(settings: ServiceSettings, address_file: str | None, upstream: Access | None) -> int:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,20 +94,23 @@ async def _serve(settings: ServiceSettings, address_file: str | None) -> int:
         if address_file is not None:
             _write_whole(Path(address_file), address)
 
-    return await attend(settings, asked, told)
+    return await attend(settings, asked, told, upstream)
 
 
-async def attend(settings: ServiceSettings, asked: asyncio.Event, told: Callable[[str], None]) -> int:
+async def attend(
+    settings: ServiceSettings, asked: asyncio.Event, told: Callable[[str], None], upstream: Access | None = None
+) -> int:
     """Run a coordinator in this event loop until its run has ended, or `asked` is set.
 
     Args:
         settings: the operator's.
         asked: ends the process, not the run.
         told: called with HOST:PORT, as peers are told, as soon as the coordinator listens.
+        upstream: to the coordinator above, of a relay whose settings `upstream.below` has made.
 
     Returns, Raises: as `serve`.
     """
-    async with listen(settings) as listening:
+    async with listen(settings, upstream) as listening:
         told(listening.address)
         stop: asyncio.Future[Any] = asyncio.ensure_future(asked.wait())
         over: asyncio.Future[Any] = asyncio.ensure_future(_parted(listening.hub))
@@ -118,14 +129,14 @@ async def attend(settings: ServiceSettings, asked: asyncio.Event, told: Callable
 
 
 @asynccontextmanager
-async def listen(settings: ServiceSettings) -> AsyncIterator[Listening]:
-    """A coordinator that listens as long as the context lasts; raises as `serve` does."""
+async def listen(settings: ServiceSettings, upstream: Access | None = None) -> AsyncIterator[Listening]:
+    """A coordinator that listens as long as the context lasts; arguments as of `attend`, raises as `serve` does."""
     where = await asyncio.to_thread(advertised, settings)  # looks names up, and comes before anything is written
     logger.info("shared memory of dead processes removed: %d", sweep())
     store = Store(settings.state, settings.run_id, settings.digest)
     hub = None
     try:
-        hub = Hub(settings, store, Metrics())
+        hub = RelayHub(settings, store, Metrics(), upstream) if upstream else Hub(settings, store, Metrics())
         async with _server(settings, hub) as bound:
             address = where.at(split(bound)[1])
             if address != bound:
@@ -148,7 +159,8 @@ async def listen(settings: ServiceSettings) -> AsyncIterator[Listening]:
 @asynccontextmanager
 async def _server(settings: ServiceSettings, hub: Hub) -> AsyncIterator[str]:
     server = grpc.aio.server(interceptors=[Gatekeeper(hub, settings.token)], options=_options(settings))
-    streams = Streams(hub)
+    lanes = Lanes(message_limit(0))
+    streams = Streams(hub, lanes)
     add_CoordinatorServicer_to_server(Servicer(hub, streams), server)  # type: ignore[no-untyped-call]  # generated
     server.add_generic_rpc_handlers((streams.handler(),))
     probes = health.aio.HealthServicer()
@@ -156,6 +168,7 @@ async def _server(settings: ServiceSettings, hub: Hub) -> AsyncIterator[str]:
     names = [service.full_name for service in DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     address = _bind(server, settings)
+    await lanes.open()
     await server.start()
     for name in ("", *names):
         await probes.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -166,6 +179,7 @@ async def _server(settings: ServiceSettings, hub: Hub) -> AsyncIterator[str]:
     finally:
         await probes.enter_graceful_shutdown()
         await server.stop(PARTING)
+        await lanes.close()
         if metrics:
             await asyncio.to_thread(metrics[0].shutdown)
             metrics[0].server_close()
@@ -234,10 +248,11 @@ async def _tick(hub: Hub) -> None:
 async def _parted(hub: Hub) -> None:
     """Return when the run has ended and everybody has left, or had the join window to do so."""
     while True:
+        await hub.over.wait()
         changed = hub.changed
         if hub.group.phase == OVER and not hub.settings.linger:
             left = hub.settings.join_window - (hub.clock() - hub.group.since)
-            if not hub.group.membership.workers or left <= 0:
+            if not hub.awaits_leave or left <= 0:
                 return
         waiting = asyncio.ensure_future(changed.wait())
         await asyncio.wait([waiting], timeout=0.5)

@@ -30,12 +30,14 @@ class Servicer(CoordinatorServicer):
         """See the contract."""
         return await self._hub.join(request)
 
-    async def Heartbeat(self, _request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:  # noqa: N802
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:  # noqa: N802
         """See the contract."""
         worker = caller(self._hub, context)
         if isinstance(worker, Gone) and not worker.left:
             return pb.HeartbeatReply(code=pb.EXPELLED, text=worker.reason)
         self._hub.beat(worker.number)
+        if isinstance(worker, Worker) and tuple(request.absent) != worker.absent:
+            await self._hub.unheld(worker.number, request.absent)
         if self._hub.group.phase == pb.OVER:
             return pb.HeartbeatReply(code=pb.ENDED, text=self._hub.group.text)
         return pb.HeartbeatReply(code=pb.OK)
@@ -48,7 +50,9 @@ class Servicer(CoordinatorServicer):
         problem = _report_problem(request.reports, worker, self._hub.settings.report_bytes)
         if problem is not None:
             return pb.LeaveReply(code=pb.MALFORMED, text=problem)
-        await self._hub.leave(worker.number, dict(request.reports))
+        await self._hub.leave(worker.number, dict(request.reports), stays=request.more)
+        if request.more:
+            return pb.LeaveReply(code=pb.OK)
         await self._others_left(min(request.wait, self._hub.settings.join_window))
         return pb.LeaveReply(code=pb.OK, reports=self._hub.reports)
 
@@ -80,7 +84,7 @@ class Servicer(CoordinatorServicer):
         """Wait until nobody is left, at most so long."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while self._hub.group.membership.workers and loop.time() < end:
+        while self._hub.awaits_leave and loop.time() < end:
             await _within(self._hub.changed.wait(), end - loop.time())
 
 

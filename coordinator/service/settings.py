@@ -67,6 +67,7 @@ class ServiceSettings:
         messages_per_second: messages of one stream.
         report_bytes: bytes of one peer's last word; of all of a worker's together twice as many.
         linger: keep answering after the run has ended, until stopped.
+        places: first and last peer id of a relay, which answers for them to the coordinator above; None is no relay.
     """
 
     run_id: str
@@ -95,9 +96,10 @@ class ServiceSettings:
     max_refused: int = 3
     max_missed: int = 3
     joins_per_minute: int = 600
-    messages_per_second: float = 2000.0
+    messages_per_second: float = 20000.0
     report_bytes: int = 256 * 1024
     linger: bool = False
+    places: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -113,9 +115,15 @@ class ServiceSettings:
         return one if self.rule.kind == "sum" else one * self.max_peers
 
     @property
+    def ids(self) -> range:
+        """Peer ids that may be given."""
+        return range(self.max_peers) if self.places is None else range(self.places[0], self.places[1] + 1)
+
+    @property
     def digest(self) -> str:
         """Of all that decides a run's numbers: a store of other settings is not continued."""
         facts = [self.run_id, asdict(self.rule), self.rounds, self.shape, sorted(self.agreed.items())]
+        facts += [] if self.places is None else [self.places]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
     @property
@@ -138,6 +146,7 @@ class ServiceSettings:
             made["rule"] = Rule(**values["rule"])
             made["shape"] = tuple(values["shape"])
             made["wires"] = tuple(values.get("wires", cls.wires))
+            made["places"] = tuple(values["places"]) if values.get("places") else None
             made["tls"] = Tls(**values["tls"]) if values.get("tls") else None
             return cls(**made)
         except (KeyError, TypeError) as exc:
@@ -161,6 +170,7 @@ def _problems(it: ServiceSettings) -> Iterator[str]:
             f"127.0.0.1, or say insecure: true (security.insecure) if the network is trusted"
         )
     yield from _told(it)
+    yield from _relayed(it)
     if it.token is not None and len(it.token) < 16:
         yield "token has fewer than 16 characters: make one with `openssl rand -hex 32`"
     if not it.run_id or len(it.run_id) > 200:
@@ -186,6 +196,18 @@ def _told(it: ServiceSettings) -> Iterator[str]:
         yield (
             f"advertise is {it.advertise!r} and bind is {it.bind!r}, which takes any free port: give bind the port "
             f"that peers are led to, or advertise the host alone"
+        )
+
+
+def _relayed(it: ServiceSettings) -> Iterator[str]:
+    if it.places is None:
+        return
+    if len(it.places) != 2 or not 0 <= it.places[0] <= it.places[1] < MAX_PEERS:
+        yield f"places are {it.places}, expected the first and the last peer id of a relay, 0 to {MAX_PEERS - 1}"
+    if it.rule.kind != "sum":
+        yield (
+            f"rule is {it.rule.name!r}: a relay adds outputs up, and this rule needs each peer's own; use mean or "
+            f"frozen, or let the peers join the coordinator above"
         )
 
 

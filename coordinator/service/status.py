@@ -29,6 +29,10 @@ def status(hub: Hub, streams: Streams) -> StatusReply:
         expelled=hub.desk.expulsions,
         round_seconds=metrics.last_seconds,
         unix_time=time.time(),
+        heartbeat=hub.settings.heartbeat,
+        round_deadline=hub.settings.round_deadline,
+        join_window=hub.settings.join_window,
+        upstream=hub.upstream,
     )
 
 
@@ -48,4 +52,5 @@ def _worker(hub: Hub, streams: Streams, worker: Worker, now: float) -> WorkerSta
         refused=worker.refused,
         waited_for=worker.waited_for,
         published=current is not None and worker.number in current.publications,
+        absent=worker.absent,
     )

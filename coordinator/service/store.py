@@ -1,9 +1,12 @@
-"""What survives the coordinator's own death: one SQLite file (write-ahead log) in the state folder.
+"""What survives the coordinator's own death: a SQLite file (write-ahead log) and a ledger in the state folder.
 
-It holds the run's identity, the course of its rounds, who belongs to the group (bearers as hashes), the last words, and
-the last settled round with its bytes. Everything that one step changed is written in one transaction, before anybody is
-told; `synchronous=NORMAL` survives the death of the process, not always that of the machine (then the last rounds may
-be missing, and the peers are told that they are ahead).
+The database holds the facts that change now and then: the run's identity, who belongs to the group (bearers as hashes),
+the last words; with them the course of the rounds and the last settled one with its bytes, as they were then. What
+changes with every round, course and last round, goes to the `Ledger` alone. An entry there counts if it was made with
+the facts that the database has: one that was on its way to it when the coordinator died does not.
+
+Everything that one step changed is kept before anybody is told. It survives the death of the process, not always that
+of the machine (then the last rounds may be missing, and the peers are told that they are ahead).
 """
 
 from __future__ import annotations
@@ -12,24 +15,26 @@ import fcntl
 import json
 import os
 import sqlite3
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from coordinator.service.aggregate import Outcome
+from coordinator.service.ledger import FILES, DamagedError, Ledger
 from coordinator.service.rounds import Settled
 from peers.errors import RunFolderError
+from protos.frames import Buffer
 
 FILE = "coordinator.sqlite"
-LAYOUT = 1
+LAYOUT = 2
 _TABLES = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
     "CREATE TABLE reports (peer INTEGER PRIMARY KEY, report BLOB NOT NULL) STRICT",
-    "CREATE TABLE outcome (one INTEGER PRIMARY KEY CHECK (one = 1), round INTEGER NOT NULL, content INTEGER NOT NULL, "
-    "digest BLOB NOT NULL, dtype INTEGER NOT NULL, peers TEXT NOT NULL, payload BLOB NOT NULL, "
-    "checksum INTEGER NOT NULL) STRICT",
+    "CREATE TABLE outcome (one INTEGER PRIMARY KEY CHECK (one = 1), payload BLOB NOT NULL, "
+    "checksum BLOB NOT NULL) STRICT",
 )
 
 
@@ -74,12 +79,16 @@ class Store:
         try:
             self._occupy()
             self._db = self._open()
+            self._ledger = self._open_ledger()
         except BaseException:
             os.close(self._lock)
             raise
+        self._step = self._version = 0
+        self._outcome: Outcome | None = None
 
     def close(self) -> None:
         """Write the log back and let others use the folder."""
+        self._ledger.close()
         self._db.close()
         os.close(self._lock)
 
@@ -91,13 +100,19 @@ class Store:
         """
         try:
             facts = {name: json.loads(value) for name, value in self._db.execute("SELECT name, value FROM facts")}
-            if "course" not in facts:
+            if "newest" not in facts:
                 return None
-            last = Settled.from_kept(facts["course"]["last"]) if facts["course"]["last"] else None
-            outcome = self._outcome(last) if last else None
+            self._version = facts["version"]
+            newest, payload = facts["newest"], self._payload()
+            self._step = newest["step"]
+            for entry in self._ledger.read():
+                if entry.facts == self._version and entry.step >= self._step:
+                    newest, payload, self._step = json.loads(entry.text), entry.payload, entry.step
+                    break
+            self._outcome = _outcome(newest, payload)
             reports = dict(self._db.execute("SELECT peer, report FROM reports"))
-            return Kept(facts["course"], facts["roll"], facts["agreed"], outcome, reports)
-        except (sqlite3.Error, KeyError, TypeError, ValueError) as exc:
+            return Kept(newest["course"], facts["roll"], facts["agreed"], self._outcome, reports)
+        except (sqlite3.Error, DamagedError, KeyError, TypeError, ValueError) as exc:
             raise self._damaged(str(exc)) from exc
 
     def save(
@@ -113,20 +128,48 @@ class Store:
         Raises:
             RunFolderError: it cannot be written, e.g. the disk is full.
         """
-        facts = {"course": course, "roll": roll, "agreed": agreed}
-        rows = [(name, json.dumps(value)) for name, value in facts.items() if value is not None]
+        self._step += 1
+        self._outcome = outcome or self._outcome
+        facts = {"roll": roll, "agreed": agreed}
+        changed = [(name, value) for name, value in facts.items() if value is not None]
+        newest = {"step": self._step, "course": course, **_described(self._outcome)}
+        payload = [] if self._outcome is None else list(self._outcome.tensors.values())
         try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
-                self._db.executemany("INSERT OR REPLACE INTO reports VALUES (?, ?)", list((reports or {}).items()))
-                if outcome is not None:
-                    self._db.execute("INSERT OR REPLACE INTO outcome VALUES (1, ?, ?, ?, ?, ?, ?, ?)", _row(outcome))
-        except sqlite3.Error as exc:
+            if changed or reports or self._version == 0:
+                self._version += 1
+                self._transact([*changed, ("version", self._version), ("newest", newest)], payload, reports or {})
+            else:
+                self._ledger.write(self._step, self._version, json.dumps(newest).encode(), payload)
+        except (OSError, sqlite3.Error) as exc:
             raise RunFolderError(
                 f"state folder {self._folder} cannot be written: {exc}; the coordinator stops rather than close rounds "
                 f"that it would forget: free the disk and start it again"
             ) from exc
+
+    def _transact(
+        self, facts: Sequence[tuple[str, object]], payload: Sequence[Buffer], reports: Mapping[int, bytes]
+    ) -> None:
+        whole = payload[0] if len(payload) == 1 else b"".join(payload)  # a total is not copied once more
+        rows = [(name, json.dumps(value)) for name, value in facts]
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO reports VALUES (?, ?)", list(reports.items()))
+            kept = (whole, xxhash.xxh3_64_digest(whole))
+            self._db.execute("INSERT OR REPLACE INTO outcome VALUES (1, ?, ?)", kept)
+
+    def _payload(self) -> bytes:
+        payload, checksum = self._db.execute("SELECT payload, checksum FROM outcome").fetchone()
+        if xxhash.xxh3_64_digest(payload) != checksum:
+            raise ValueError("the last result does not fit its checksum")
+        return bytes(payload)
+
+    def _open_ledger(self) -> Ledger:
+        try:
+            return Ledger(self._folder)
+        except OSError as exc:
+            self._db.close()
+            raise RunFolderError(f"state folder {self._folder} cannot be used: {exc}; free the disk") from exc
 
     def _occupy(self) -> None:
         try:
@@ -179,19 +222,6 @@ class Store:
                     f"give another folder with --state, or continue that run with its own configuration"
                 )
 
-    def _outcome(self, last: Settled) -> Outcome:
-        row = self._db.execute("SELECT round, content, digest, dtype, peers, payload, checksum FROM outcome").fetchone()
-        if row is None:
-            raise ValueError(f"the result of round {last.round} is missing")
-        round_, content, digest, dtype, listed, payload, checksum = row
-        if round_ != last.round or zlib.crc32(payload) != checksum:
-            raise ValueError(f"the result of round {last.round} does not fit its checksum")
-        peers = json.loads(listed)
-        size = len(payload) // len(peers) if peers else 0
-        view = memoryview(payload)
-        tensors = {peer: view[at * size : (at + 1) * size] for at, peer in enumerate(peers)}
-        return Outcome(last, content, digest, dtype, tensors)
-
     def _damaged(self, how: str) -> RunFolderError:
         return RunFolderError(
             f"the store in state folder {self._folder} is damaged: {how}; restore {FILE} from a copy, or start a new "
@@ -199,12 +229,27 @@ class Store:
         )
 
 
-def _row(outcome: Outcome) -> tuple[object, ...]:
-    parts = list(outcome.tensors.values())
-    payload = parts[0] if len(parts) == 1 else b"".join(parts)  # a total is not copied once more
-    peers = json.dumps(list(outcome.tensors))
+def _described(outcome: Outcome | None) -> dict[str, Any]:
+    """An outcome without its bytes and its round, which is in the course."""
+    if outcome is None:
+        return {}
     content, dtype = int(outcome.content), int(outcome.dtype)
-    return outcome.settled.round, content, outcome.digest, dtype, peers, payload, zlib.crc32(payload)
+    described = {"digest": outcome.digest.hex(), "content": content, "dtype": dtype, "peers": list(outcome.tensors)}
+    return {"outcome": {**described, "round": outcome.settled.round}}
+
+
+def _outcome(newest: Mapping[str, Any], payload: bytes) -> Outcome | None:
+    last = newest["course"]["last"]
+    if not last:
+        return None
+    settled, said = Settled.from_kept(last), newest["outcome"]
+    if said["round"] != settled.round:
+        raise ValueError(f"the result of round {settled.round} is missing")
+    peers = said["peers"]
+    size = len(payload) // len(peers) if peers else 0
+    view = memoryview(payload)
+    tensors = {peer: view[at * size : (at + 1) * size] for at, peer in enumerate(peers)}
+    return Outcome(settled, said["content"], bytes.fromhex(said["digest"]), said["dtype"], tensors)
 
 
 def forget(state: Path) -> None:
@@ -213,5 +258,5 @@ def forget(state: Path) -> None:
     Args:
         state: its folder; whatever else lies there stays.
     """
-    for path in state.glob(f"{FILE}*"):  # the write-ahead log lies beside it
-        path.unlink()
+    for path in (*state.glob(f"{FILE}*"), *(state / name for name in FILES)):  # SQLite's log lies beside its file
+        path.unlink(missing_ok=True)

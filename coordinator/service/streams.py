@@ -3,7 +3,8 @@
     Attach -> Attached, then `opened` once a round is open for the worker (at once where it is a member)
     Publish -> Result, Reply, or `opened` where no round was open for it: then it publishes again
 
-While a publication waits for its round, nothing more is read, so a peer that floods is held up by flow control.
+While a publication waits for its round, nothing more is read, so a peer that floods is held up by flow control. Where
+memory is shared, publications may come by a lane, whose answers go back by it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import grpc
 from coordinator.service.answers import Answer
 from coordinator.service.auth import caller
 from coordinator.service.hub import Hub
+from coordinator.service.lanes import Lanes
 from coordinator.service.limits import Bucket
 from coordinator.service.membership import Gone, Worker
 from peers.exchange.shared import Segment
@@ -28,10 +30,16 @@ logger = logging.getLogger(__name__)
 
 
 class Streams:
-    """All exchange streams; one for each worker: a new one takes the place of the one before."""
+    """All exchange streams; one for each worker: a new one takes the place of the one before.
 
-    def __init__(self, hub: Hub) -> None:
+    Args:
+        hub: the run.
+        lanes: where streams with shared memory offer a lane.
+    """
+
+    def __init__(self, hub: Hub, lanes: Lanes) -> None:
         self._hub = hub
+        self._lanes = lanes
         self._sessions: dict[int, Session] = {}
 
     def handler(self) -> Any:
@@ -50,7 +58,7 @@ class Streams:
         earlier = self._sessions.get(worker.number)
         if earlier is not None:
             earlier.replace()
-        session = Session(self._hub, worker, context)
+        session = Session(self._hub, worker, context, self._lanes)
         self._sessions[worker.number] = session
         try:
             await session.serve()
@@ -68,15 +76,19 @@ class Session:
         hub: the run.
         worker: whose stream it is.
         context: gRPC's.
+        lanes: where it may offer one.
     """
 
-    def __init__(self, hub: Hub, worker: Worker | Gone, context: Any) -> None:
+    def __init__(self, hub: Hub, worker: Worker | Gone, context: Any, lanes: Lanes) -> None:
         self.segment: Segment | None = None
         self._hub = hub
         self._number = worker.number
         self._hosted = tuple(sorted(worker.peers))
         self._context = context
+        self._lanes = lanes
+        self._nonce = b""
         self._replaced = asyncio.Event()
+        self._said_all = asyncio.Event()
         one = size_of(NAMES["float32"], *hub.settings.shape)
         self._limit = one if hub.settings.rule.kind == "sum" else one * len(self._hosted)
         self._assembler = Assembler(self._limit)
@@ -88,7 +100,8 @@ class Session:
         self._replaced.set()
 
     def close(self) -> None:
-        """Let the shared memory go."""
+        """Let the lane and the shared memory go."""
+        self._lanes.withdraw(self._nonce)
         if self.segment is not None:
             self.segment.close()
             self.segment = None
@@ -96,15 +109,26 @@ class Session:
     async def serve(self) -> None:
         """Answer frames until the peer ends the stream, all has been said, or another stream takes over."""
         replaced = asyncio.ensure_future(self._replaced.wait())
+        said_all = asyncio.ensure_future(self._said_all.wait())
         answering = asyncio.ensure_future(self._run())
         try:
-            await asyncio.wait([replaced, answering], return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
+            await asyncio.wait([replaced, said_all, answering], return_when=asyncio.FIRST_COMPLETED)
+            if replaced.done():
                 await self._context.abort(grpc.StatusCode.ABORTED, "another stream of this worker took over")
-            answering.result()
+            if answering.done():
+                answering.result()
         finally:
-            replaced.cancel()
-            answering.cancel()
+            for task in (replaced, said_all, answering):
+                task.cancel()
+
+    async def by_lane(self, message: bytes) -> list[bytes]:
+        """The messages that answer one of the lane; none where it cannot be one."""
+        answer = await self._answer(message)
+        if answer is None:
+            return []
+        if answer.last:
+            asyncio.get_running_loop().call_soon(self._said_all.set)  # once it is written
+        return self._messages(answer)
 
     async def _run(self) -> None:
         while True:
@@ -145,10 +169,17 @@ class Session:
         if attach.HasField("shared"):
             note = self._share(attach.shared)
         first = await self._hub.attach(self._number, pending=attach.pending)
-        attached = FrameHeader(attached=Attached(shared=self.segment is not None, note=note))
+        attached = FrameHeader(attached=Attached(shared=self.segment is not None, note=note, lane=self._lane()))
         for message in encode(attached):
             await self._context.write(message)
         return None if first is None else await first
+
+    def _lane(self) -> str:
+        """Name of the socket where this stream's lane can be had; empty without shared memory."""
+        if self.segment is None:
+            return ""
+        self._lanes.offer(self._nonce, self.by_lane)
+        return self._lanes.name
 
     def _share(self, offer: SharedOffer) -> str:
         """Map an offered segment; why not, where it cannot be."""
@@ -159,6 +190,7 @@ class Session:
             return f"{offer.up} + {offer.down} bytes do not fit this run"
         try:
             self.segment = Segment.open(offer.name, offer.up, offer.down, offer.nonce)
+            self._nonce = offer.nonce
         except (OSError, ValueError) as exc:
             told = {"worker": self._number, "peers": self._hosted}
             logger.info("worker %d: no shared memory: %s", self._number, exc, extra=told)
@@ -177,12 +209,16 @@ class Session:
             raise FrameTooLargeError(str(exc)) from exc
 
     async def _write(self, answer: Answer) -> None:
+        for message in self._messages(answer):
+            await self._context.write(message)
+
+    def _messages(self, answer: Answer) -> list[bytes]:
+        """An answer on its way, its payload laid down in shared memory where it fits."""
         messages = answer.messages
         segment = self.segment
         shared = segment is not None and 0 < answer.size <= segment.down
         if segment is not None and shared:
             segment.write(answer.payload, answer=True)
-            messages = answer.in_shared()
+            messages = answer.in_shared
         self._hub.metrics.sent(answer.size, "shared" if shared else "stream")
-        for message in messages:
-            await self._context.write(message)
+        return messages

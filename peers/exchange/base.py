@@ -18,7 +18,6 @@ Failures are `peers.errors.ExchangeError`s: after one the exchange is spent, onl
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
+import xxhash
 from torch import Tensor
 
 from peers.draws import Rule
@@ -84,7 +84,7 @@ class Receipt:
     """What was closed: equal for every member of the round, or the round was void.
 
     Attributes:
-        digest: BLAKE2b-128 of the total's bytes; where no total was asked for, of the outputs that this worker has
+        digest: XXH3-128 of the total's bytes; where no total was asked for, of the outputs that this worker has
             sent and seen, by ascending id, so that workers differ in it.
     """
 
@@ -135,7 +135,7 @@ class Consensus:
             return Receipt(self.round, self.epoch, self.contributors, self.digest)
         seen = {**self.members, **self.sent}
         parts = [self.total] if self.total is not None else [seen[peer] for peer in sorted(seen)]
-        digest = hashlib.blake2b(digest_size=16)
+        digest = xxhash.xxh3_128()
         for part in parts:
             digest.update(part.detach().cpu().contiguous().numpy().data)
         return Receipt(self.round, self.epoch, self.contributors, digest.hexdigest())

@@ -30,6 +30,7 @@ from peers.exchange.stream_outcomes import (
 )
 from peers.exchange.stream_outcomes import Ended as RunEnded
 from peers.exchange.stream_outcomes import Outcome as StreamOutcome
+from protos.tensors import Float32
 
 LOOK = 1.0
 """Seconds between two looks at whether the worker was asked to stop."""
@@ -174,17 +175,18 @@ class CoordinatedExchange(Exchange):
             round=result.round,
             epoch=result.epoch,
             contributors=result.contributors,
-            total=self._tensor(result.total),
-            sent={peer: torch.tensor(z, device=self._device) for peer, z in result.sent.items()},
-            members={peer: torch.tensor(z, device=self._device) for peer, z in result.members.items()},
+            total=None if result.total is None else self._tensor(result.total),
+            sent={peer: self._tensor(z) for peer, z in result.sent.items()},
+            members={peer: self._tensor(z) for peer, z in result.members.items()},
             sources={peer: sources[peer] for peer in hello.peers if peer in sources},
             leaving=result.leaving,
-            aggregate=self._tensor(result.aggregate),
+            aggregate=None if result.aggregate is None else self._tensor(result.aggregate),
             digest=result.digest.hex(),
         )
 
-    def _tensor(self, values: object) -> Tensor | None:
-        return None if values is None else torch.tensor(values, device=self._device)
+    def _tensor(self, values: Float32) -> Tensor:
+        """The values themselves on a CPU, unless they lie in what gRPC received, which is not to be written to."""
+        return torch.from_numpy(values if values.flags.writeable else values.copy()).to(self._device)
 
 
 class _CoordinatedPending(Pending):

@@ -23,6 +23,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 FOLDER = Path("/dev/shm")  # noqa: S108  # shared memory itself; names in it are random and created exclusively
 NONCE_BYTES = 32
 _PREFIX = "peer-consensus-"
@@ -96,12 +98,14 @@ class Segment:
             self._view[at : at + len(part)] = part
             at += len(part)
 
-    def read(self, size: int, *, answer: bool) -> bytes:
-        """A copy of a payload: what is judged must not change afterwards."""
+    def read(self, size: int, *, answer: bool) -> memoryview:
+        """A copy of a payload, the reader's own: what is judged must not change afterwards."""
         at = self.up if answer else 0
         if size > (self.down if answer else self.up):
             raise ValueError(f"a payload of {size} bytes is larger than the segment's room for it")
-        return bytes(self._view[at : at + size])
+        copy = np.empty(size, np.uint8)
+        copy.data[:] = self._view[at : at + size]
+        return copy.data
 
     def unlink(self) -> None:
         """Take the name away; the memory goes when nobody maps it any more. Any number of times."""

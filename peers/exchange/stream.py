@@ -24,6 +24,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -78,6 +79,8 @@ class StreamClient:
         self._next = pb.Next()
         self._sent: dict[int, Float32] = {}
         self._awaits: int | None = None
+        self.absent: tuple[int, ...] = ()
+        """Of a relay: hosted peers that nobody holds now; told with each heartbeat."""
 
     @property
     def shares_memory(self) -> bool:
@@ -151,8 +154,6 @@ class StreamClient:
             tensors, header.dtype, header.publish.partial_sum = [tree_sum(self._sent)], pb.FLOAT32, True
         if tensors:
             header.rows, header.columns = tensors[0].shape
-        for values in self._sent.values():
-            values.flags.writeable = False
         self._awaits = round_
         self._link.publish(header, [to_wire(values, header.dtype) for values in tensors])
 
@@ -236,7 +237,7 @@ class StreamClient:
         request = pb.JoinRequest(
             run_id=info.run_id,
             request=secrets.token_bytes(16),
-            peers=[pb.PeerWish(index=w.index, incarnation=w.incarnation, saved=w.saved) for w in info.peers],
+            peers=[pb.PeerWish(**asdict(wish)) for wish in info.peers],
             insist=info.insist,
             batch=info.shape[0],
             width=info.shape[1],
@@ -292,14 +293,15 @@ class StreamClient:
         metadata = self._access.metadata(self._ticket.bearer)
         while not self._beating.wait(self._ticket.heartbeat / 3):
             try:
-                self._stub.Heartbeat(pb.HeartbeatRequest(), metadata=metadata, timeout=self._ticket.heartbeat)
+                request = pb.HeartbeatRequest(absent=self.absent)
+                self._stub.Heartbeat(request, metadata=metadata, timeout=self._ticket.heartbeat)
             except grpc.RpcError as exc:
                 logger.debug("heartbeat: %s", exc)  # the link sees to a coordinator that is gone
 
     def _arrival(self, timeout: float) -> Frame:
         assert self._link is not None  # noqa: S101  # all callers have looked
         try:
-            arrival = self._link.arrivals.get(timeout=timeout)
+            arrival = self._link.arrival(timeout)
         except queue.Empty:
             raise NoAnswerError(f"no answer of {self._access.address} within {timeout} s: look at its status") from None
         if isinstance(arrival, Lost):
@@ -327,8 +329,6 @@ class StreamClient:
         count = len(result.peers) if result.content == pb.MEMBERS else 1
         cut = pieces(frame, count) if count else ()
         tensors = [from_wire(data, header.dtype, header.rows, header.columns) for data in cut]
-        for values in tensors:
-            values.flags.writeable = False
         return RoundResult(
             result.round,
             result.epoch,

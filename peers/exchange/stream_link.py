@@ -2,6 +2,8 @@
 
 A publication is under way from `publish` until its answer has come; if the stream breaks meanwhile, or the coordinator
 dies and comes back, it is sent again, the same bytes. The coordinator knows it by its checksum.
+
+Where memory is shared, publications and their answers go by a `Lane`, which the caller's own thread writes and reads.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from peers.exchange.lane import Lane
 from peers.exchange.shared import Segment
 from peers.exchange.stream_access import Access
 from protos.consensus_pb2 import ENDED, EXPELLED, Attach, FrameHeader, Next, Reply, SharedOffer, Ticket
@@ -37,6 +40,8 @@ class Lost:
 
 
 Arrival: TypeAlias = Frame | Lost
+_LOOK_AT_LANE = Lost("")
+"""Wakes the caller: what it waits for will come by another way."""
 
 
 @dataclass
@@ -58,8 +63,8 @@ class Link:
     """
 
     def __init__(self, access: Access, channel: Any, ticket: Ticket, room: tuple[int, int] | None) -> None:
-        self.arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self.shares = False
+        self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self._metadata = access.metadata(ticket.bearer)
         self._stub = channel.stream_stream("/consensus.Exchange/Stream")
         self._address = access.address
@@ -68,6 +73,11 @@ class Link:
         self._slowest = min(SLOWEST, ticket.heartbeat / 4)
         self._room = room
         self._segment: Segment | None = None
+        self._nonce = b""
+        self._lane: Lane | None = None
+        self._by_lane: Lane | None = None
+        self._lane_frames = Assembler(ticket.payload_limit)
+        self._said_all = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._outbox: queue.SimpleQueue[bytes | None] | None = None
@@ -84,6 +94,42 @@ class Link:
             if self._outbox is not None:
                 self._send(self._outbox)
 
+    def arrival(self, timeout: float) -> Arrival:
+        """What comes next.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            queue.Empty: nothing has come.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            left, lane = max(0.0, end - time.monotonic()), self._by_lane
+            if lane is None:
+                arrival = self._arrivals.get(timeout=left)
+                if arrival is not _LOOK_AT_LANE:
+                    return arrival
+                continue
+            try:
+                frame = self._lane_frames.feed(lane.receive(left))
+                if frame is not None and self._take(frame):
+                    self._said_all = True
+            except TimeoutError:
+                raise queue.Empty from None
+            except OSError as exc:
+                self._lane_broke(lane, exc)
+            except (FrameError, ValueError) as exc:
+                return self._no_frame(exc)
+
+    def give_up(self, text: str) -> None:
+        """From another thread: whoever waits, or will, gets this."""
+        self._arrivals.put(Lost(text))
+        with self._lock:
+            lane, self._by_lane = self._by_lane, None
+        if lane is not None:
+            lane.close()
+
     def close(self) -> None:
         """End the stream and the thread; any number of times."""
         self._closed.set()
@@ -99,13 +145,13 @@ class Link:
         tries = 0
         while not self._closed.is_set():
             ended, heard = self._stream()
-            if ended or self._closed.is_set():
+            if ended or self._said_all or self._closed.is_set():
                 return
             now = time.monotonic()
             down, tries = (now, 0) if heard or down is None else (down, tries + 1)
             if now - down > self._window:
                 text = f"the coordinator at {self._address} did not come back within {self._window} s"
-                self.arrivals.put(Lost(text))
+                self._arrivals.put(Lost(text))
                 return
             if tries == 0:
                 logger.warning("the stream to %s broke; connecting again", self._address)
@@ -128,13 +174,17 @@ class Link:
             for message in call:
                 heard = True
                 frame = assembler.feed(message)
-                if frame is not None and self._take(frame, outbox):
+                if frame is None:
+                    continue
+                if frame.kind == "attached":
+                    self._attached(frame, outbox)
+                elif self._take(frame):
                     return True, heard
             return False, heard
         except grpc.RpcError as exc:
             return self._judge(exc), heard
         except (FrameError, ValueError) as exc:
-            self.arrivals.put(Lost(f"the coordinator at {self._address} sent what is no frame: {exc}"))
+            self._arrivals.put(self._no_frame(exc))
             return True, heard
         finally:
             outbox.put(None)
@@ -146,8 +196,8 @@ class Link:
         attach = Attach(pending=self._begun)
         if self._room is not None:
             try:
-                self._segment, nonce = Segment.create(*self._room)
-                offer = SharedOffer(name=self._segment.name, up=self._room[0], down=self._room[1], nonce=nonce)
+                self._segment, self._nonce = Segment.create(*self._room)
+                offer = SharedOffer(name=self._segment.name, up=self._room[0], down=self._room[1], nonce=self._nonce)
                 attach.shared.CopyFrom(offer)
             except OSError as exc:
                 logger.info("no shared memory on this host, the stream carries everything: %s", exc)
@@ -161,25 +211,23 @@ class Link:
             return True
         if code == grpc.StatusCode.UNAUTHENTICATED:
             text = "the coordinator does not know this worker any more"
-            self.arrivals.put(Frame(FrameHeader(reply=Reply(code=EXPELLED, text=text))))
+            self._arrivals.put(Frame(FrameHeader(reply=Reply(code=EXPELLED, text=text))))
             return True
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            self.arrivals.put(Lost(f"the coordinator at {self._address} refused the stream: {error.details()}"))
+            self._arrivals.put(Lost(f"the coordinator at {self._address} refused the stream: {error.details()}"))
             return True
         logger.info("stream to %s: %s: %s", self._address, code, error.details())
         return False
 
-    def _take(self, frame: Frame, outbox: queue.SimpleQueue[bytes | None]) -> bool:
+    def _take(self, frame: Frame) -> bool:
         """Handle a frame of the coordinator; whether it was the last that will ever come."""
         kind = frame.kind
-        if kind == "attached":
-            self._attached(frame, outbox)
-        elif kind == "opened":
-            self._opened(frame.header.opened, frame, outbox)
+        if kind == "opened":
+            self._opened(frame.header.opened, frame)
         elif kind in ("result", "reply"):
             with self._lock:
-                self._underway = None
-            self.arrivals.put(self._fetched(frame))
+                self._underway = self._by_lane = None
+            self._arrivals.put(self._fetched(frame))
             return kind == "reply" and frame.header.reply.code in FINAL
         else:
             raise FrameError(f"a {kind} is nothing that a coordinator sends")
@@ -187,6 +235,7 @@ class Link:
 
     def _attached(self, frame: Frame, outbox: queue.SimpleQueue[bytes | None]) -> None:
         said = frame.header.attached
+        lane = None
         if self._segment is not None:
             self._segment.unlink()
             self.shares = said.shared
@@ -194,23 +243,34 @@ class Link:
                 logger.info("no shared memory with the coordinator, the stream carries everything: %s", said.note)
                 self._unshare()
                 self._room = None
+            elif said.lane:
+                lane = self._new_lane(said.lane)
         with self._lock:
-            self._outbox = outbox
+            self._outbox, self._lane = outbox, lane
+            self._lane_frames = Assembler(self._limit)
             if self._underway is not None:
                 self._send(outbox)
 
-    def _opened(self, opened: Next, frame: Frame, outbox: queue.SimpleQueue[bytes | None]) -> None:
+    def _new_lane(self, name: str) -> Lane | None:
+        try:
+            return Lane(name, self._nonce)
+        except OSError as exc:
+            logger.info("no lane to the coordinator, the stream carries every frame: %s", exc)
+            return None
+
+    def _opened(self, opened: Next, frame: Frame) -> None:
         """A round is open: for the first time, or at last, for a publication that came before it."""
         with self._lock:
             first, self._begun = not self._begun, True
             underway = self._underway
             if underway is not None and underway.header.publish.round == opened.round:
                 underway.header.publish.epoch = opened.epoch
-                self._send(outbox)
+                if self._outbox is not None:
+                    self._send(self._outbox)
                 return
-            self._underway = None
+            self._underway = self._by_lane = None
         if first or underway is not None:
-            self.arrivals.put(frame)
+            self._arrivals.put(frame)
 
     def _send(self, outbox: queue.SimpleQueue[bytes | None]) -> None:
         """Send what is under way; the lock is held."""
@@ -219,14 +279,37 @@ class Link:
         header = FrameHeader()
         header.CopyFrom(underway.header)
         size = sum(len(part) for part in underway.payload)
+        apart = size == 0
         if self._segment is not None and self.shares and 0 < size <= self._segment.up:
             self._segment.write(underway.payload, answer=False)
-            header.in_shared, header.payload = True, size
+            header.in_shared, header.payload, apart = True, size, True
             messages = encode(header)
         else:
             messages = encode(header, underway.payload)
-        for message in messages:
-            outbox.put(message)
+        self._by_lane = self._lane if apart else None
+        if self._by_lane is None:
+            for message in messages:
+                outbox.put(message)
+            return
+        try:
+            self._by_lane.send(messages[0])
+        except OSError as exc:
+            logger.info("the lane broke: %s", exc)  # whoever waits for the answer finds out, too, and sees to it
+        self._arrivals.put(_LOOK_AT_LANE)
+
+    def _lane_broke(self, lane: Lane, exc: OSError) -> None:
+        """The stream has to be made anew: what is under way is sent again when it stands."""
+        with self._lock:
+            if self._by_lane is lane:
+                self._by_lane = None
+            call = self._call if self._lane is lane else None
+            self._lane = None if self._lane is lane else self._lane
+        if call is not None and not self._closed.is_set():
+            logger.info("the lane broke (%s): connecting again", exc)
+            call.cancel()
+
+    def _no_frame(self, exc: Exception) -> Lost:
+        return Lost(f"the coordinator at {self._address} sent what is no frame: {exc}")
 
     def _fetched(self, frame: Frame) -> Frame:
         if not frame.header.in_shared:
@@ -238,5 +321,8 @@ class Link:
     def _unshare(self) -> None:
         with self._lock:
             segment, self._segment, self.shares = self._segment, None, False
+            lane, self._lane = self._lane, None
+        if lane is not None:
+            lane.close()
         if segment is not None:
             segment.close()

@@ -19,11 +19,13 @@ class PeerWish:
         index: the id it would like, or None for the lowest free one.
         incarnation: one above the last it remembers of itself; it gets this one or a higher one.
         saved: rounds of which it holds a checkpoint; round 0, the initialization, is implied.
+        absent: a relay wishes for a place that nobody holds yet.
     """
 
     index: int | None = None
     incarnation: int = 0
     saved: tuple[int, ...] = ()
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class RoundResult:
         aggregate: [B, D] float32, median or trimmed mean over the contributors; None for other rules.
         members: {peer: [B, D] float32}, outputs of others that the hosted peers' draws ask for.
         sent: {peer: [B, D] float32}, the hosted peers' own outputs as they were sent; without those that abstained.
-        digest: 16 bytes, the receipt's: BLAKE2b-128 of the total or aggregate, else of all contributions by id.
+        digest: 16 bytes, the receipt's: XXH3-128 of the total or aggregate, else of all contributions by id.
         leaving: contributors that take their leave after this round.
         next_round: the round that follows.
     """
@@ -151,11 +153,12 @@ class RefusedError(ExchangeError):
 
     Attributes:
         code: why, as the wire says it.
+        text: why, as the coordinator put it.
     """
 
     def __init__(self, code: ReplyCode, text: str) -> None:
         super().__init__(f"{ReplyCode.Name(code)}: {text}")
-        self.code = code
+        self.code, self.text = code, text
 
 
 class NoAnswerError(ExchangeError):

@@ -8,8 +8,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,23 +57,45 @@ class Samples:
 @contextmanager
 def service(**values: Any) -> Iterator[tuple[str, psutil.Process, Path]]:
     """A coordinator's address, process and folder."""
+    with services([values]) as (only,):
+        yield only
+
+
+@contextmanager
+def services(
+    several: Sequence[Mapping[str, Any]], upstream: str | None = None
+) -> Iterator[list[tuple[str, psutil.Process, Path]]]:
+    """Coordinators that start side by side: relays of the one at `upstream`, where that is given."""
+    with ExitStack() as stack:
+        started = [stack.enter_context(_starting(values, upstream)) for values in several]
+        yield [(_listening(process, folder), psutil.Process(process.pid), folder) for process, folder in started]
+
+
+@contextmanager
+def _starting(values: Mapping[str, Any], upstream: str | None) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = ServiceSettings(run_id="run", state=str(folder / "state"), rule=Rule("mean", 0), **values)
         (folder / "settings.json").write_text(json.dumps(asdict(settings)))
         command = [sys.executable, "-m", "coordinator.service", "--settings", str(folder / "settings.json")]
         command += ["--address-file", str(folder / "address"), "--log-level", "WARNING"]
+        command += ["--upstream", upstream] if upstream is not None else []
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=ROOT, stderr=log)  # the project's own command
         try:
-            while not (folder / "address").exists():
-                if process.poll() is not None:
-                    raise RuntimeError((folder / "log").read_text())
-                threading.Event().wait(0.01)
-            yield (folder / "address").read_text(), psutil.Process(process.pid), folder
+            yield process, folder
         finally:
             process.terminate()
             process.wait(30)
+
+
+def _listening(process: subprocess.Popen[bytes], folder: Path) -> str:
+    """Its address, as soon as it listens."""
+    while not (folder / "address").exists():
+        if process.poll() is not None:
+            raise RuntimeError((folder / "log").read_text())
+        threading.Event().wait(0.01)
+    return (folder / "address").read_text()
 
 
 def publisher(address: str, out: Path, *arguments: str) -> subprocess.Popen[bytes]:

@@ -320,6 +320,20 @@ def test_bf16_forward_publishes_float32() -> None:
     assert {parameter.dtype for parameter in group.peers[0].network.parameters()} == {torch.float32}
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, of the libraries that it looks for
+def test_a_compiled_peer_learns_the_same_and_is_probed_and_saved_as_any_other() -> None:
+    """`compile` changes rounding alone: same weights within 1e-5 after three rounds, under the same names."""
+    plain, compiled = Group(config_of()), Group(config_of(compile=True))
+    for round_ in range(3):
+        plain.round(round_)
+        compiled.round(round_)
+    for one, two in zip(plain.peers, compiled.peers, strict=True):
+        assert one.network.state_dict().keys() == two.network.state_dict().keys()
+        for name, value in one.network.state_dict().items():
+            torch.testing.assert_close(value, two.network.state_dict()[name], rtol=1e-4, atol=1e-5)
+        assert two.selected_network() is two.network
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_learning_rate_warms_up_and_follows_its_schedule(schedule: str) -> None:
     """Linear from zero through the warm-up; then constant, or half a cosine that would reach zero at the end."""
