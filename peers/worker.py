@@ -26,6 +26,7 @@ from peers.errors import ConfigError, PeersError
 from peers.exchange.base import Exchange, Hello, Ticket
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.inprocess import InProcessGroup
+from peers.memory import keep_memory
 from peers.metrics import Recorder, forget_after
 from peers.peer import Peer
 from peers.place import Place, compute_threads, device_of, hosted, with_group
@@ -288,6 +289,7 @@ def work(config: Config, place: Place, existing: Existing, stop: StopSignal, *, 
         stop: asks it to save and end.
         first: the first of the peers that it hosts, where a coordinator is asked for it.
     """
+    keep_memory()
     try:
         config = with_group(config, place)
         worker = Worker(config, place, existing, _membership(config, place, first), stop)

@@ -37,6 +37,7 @@ SLOW = (
     "coordinator/experiment/sweep/test_sweep_command",
     "peers/test_worker",
     "contracts/test_exchange",
+    "benchmarks/",
 )
 """Files that take minutes: with several processes (-n) they must not be left for the end."""
 

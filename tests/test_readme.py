@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.benchmarks.readme import written
 from tests.reference import lines
 
 ROOT = Path(__file__).parents[1]
@@ -31,3 +32,8 @@ def test_the_file_map_is_complete() -> None:
         for path in sorted((ROOT / folder).rglob("*.py")):
             if path.name not in ("__init__.py", "__main__.py") and "_pb2" not in path.name:
                 assert f"`{path.relative_to(ROOT)}`" in README, f"{path.relative_to(ROOT)} is not in the file map"
+
+
+def test_the_performance_section_is_made_of_the_results() -> None:
+    """By `python -m tests.benchmarks.readme`: figures that were measured again show up here."""
+    assert written(README) == README, "run `uv run python -m tests.benchmarks.readme`"

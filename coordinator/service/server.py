@@ -37,6 +37,7 @@ from peers.errors import ConfigError
 from peers.exchange.shared import sweep
 from peers.exchange.stream_access import Access
 from peers.hosts import host_in, split
+from peers.memory import keep_memory
 from protos.consensus_pb2 import DESCRIPTOR, OVER
 from protos.consensus_pb2_grpc import add_CoordinatorServicer_to_server
 from protos.frames import message_limit
@@ -110,6 +111,7 @@ async def attend(
 
     Returns, Raises: as `serve`.
     """
+    keep_memory()
     async with listen(settings, upstream) as listening:
         told(listening.address)
         stop: asyncio.Future[Any] = asyncio.ensure_future(asked.wait())

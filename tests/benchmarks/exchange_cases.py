@@ -24,6 +24,7 @@ from peers.exchange.collective import CollectiveExchange
 from peers.exchange.coordinated import CoordinatedExchange
 from peers.exchange.inprocess import InProcessGroup
 from peers.exchange.stream_access import Access
+from peers.memory import keep_memory
 from tests.benchmarks.exchange_groups import Group, group
 from tests.benchmarks.exchange_rounds import Array, Outputs, Peer, Setting, Threads
 from tests.benchmarks.service_load import service
@@ -40,6 +41,7 @@ class Ours:
     """One peer of one of the project's exchanges, joined to its group."""
 
     def __init__(self, exchange: Exchange, peer: int, setting: Setting, wire: str = "float32") -> None:
+        keep_memory()  # as a worker does
         self._exchange, self._peer = exchange, peer
         rule = Rule("mean", 0)
         exchange.join(Hello((peer,), setting.peers, setting.shape, {}, {peer: ()}, rule, wire))

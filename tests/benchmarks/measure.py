@@ -127,9 +127,12 @@ def machine() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command that this process was started with, as a user types it."""
-    name = Path(sys.argv[0]).stem
-    return " ".join(["uv run python -m", f"tests.benchmarks.{name}", *sys.argv[1:]])
+    """The command that this process was started with, as a user types it; where its results went is left out."""
+    name, given = Path(sys.argv[0]).stem, sys.argv[1:]
+    if "--out" in given:
+        at = given.index("--out")
+        given = given[:at] + given[at + 2 :]
+    return " ".join(["uv run python -m", f"tests.benchmarks.{name}", *given])
 
 
 def save(name: str, tables: Sequence[Table], details: Mapping[str, Any], out: Path | None = None) -> None:

@@ -25,6 +25,7 @@ from peers.exchange.base import Consensus, Exchange, Hello, Outcome, Pending, Re
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.inprocess import InProcessGroup
 from peers.exchange.tree import tree_sum
+from peers.memory import keep_memory
 from peers.metrics import Recorder
 from peers.peer import Peer
 from peers.place import Place, compute_threads, hosted
@@ -160,6 +161,7 @@ class Trainers:
     """The trainers of one process, joined."""
 
     def __init__(self, post: Post) -> None:
+        keep_memory()  # as a worker does
         self._post, self.device = post, torch.device(post.load.device)
         config = post.load.config("none", post.world)
         self.data = open_data(config.data, config.run.seed, self.device)
