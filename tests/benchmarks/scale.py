@@ -25,7 +25,7 @@ from protos.consensus_pb2 import FLOAT32
 from protos.tensors import size_of
 from tests.benchmarks.light_publishers import EACH, WARM, Watched, publishers
 from tests.benchmarks.measure import Figure, Table, interleaved, over, save
-from tests.benchmarks.scale_model import BANDWIDTH, ROUND_TRIP, Line, Tree, best, fit, networked, two_levels
+from tests.benchmarks.scale_model import BANDWIDTH, ROUND_TRIP, Line, Tree, best, fit, networked, pays_from, two_levels
 from tests.benchmarks.service_load import service, services
 
 TIMES = {"heartbeat": 20.0, "round_deadline": 60.0, "join_window": 120.0}
@@ -182,7 +182,9 @@ def extrapolation(wall: Line, cpu: Line, shape: tuple[int, int]) -> Table:
             times = [*(tree.side_by_side(each) for each in (cpu, line, wall)), tree.in_turn(wall)]
             rows.append([f"{peers:,}", told, *map(_seconds, times)])
     note = (
-        f"From the fitted lines alone: nothing of this size was run. A tree of L levels takes L (a + b f), each "
+        f"From the fitted lines alone: nothing of this size was run. Two levels are faster than one coordinator from "
+        f"N = {pays_from(line)} on, with a host for each coordinator and a network between them; on one machine they "
+        f"never are. A tree of L levels takes L (a + b f), each "
         f"coordinator with f members and, but for the last column, a host of its own. Processor: a and b of the "
         f"coordinator's processor time; peers cost nothing, and the network neither. With a network: besides, "
         f"{1e3 * ROUND_TRIP} ms for each level, and every member's tensor in and out at {BANDWIDTH / 1e9:.0f} Gbit/s; "

@@ -112,6 +112,19 @@ def two_levels(peers: int) -> Tree:
     return Tree(2, _fan_out(peers, 2))
 
 
+def pays_from(line: Line, most: int = 10**7) -> int | None:
+    """The smallest group from which on two levels take less time than one, with a host for each coordinator.
+
+    Args:
+        line: of one coordinator.
+        most: None where it takes more peers than this.
+    """
+    least = most
+    while least > 2 and two_levels(least).side_by_side(line) < Tree(1, least).side_by_side(line):
+        least = least - 1 if least <= 4096 else least // 2  # steps are fine only where groups are small
+    return None if least == most else least + 1
+
+
 def _fan_out(peers: int, levels: int) -> int:
     """The smallest whole number whose power suffices; the root of a power is not always whole in binary."""
     near = max(2, round(peers ** (1 / levels)))

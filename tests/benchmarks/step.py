@@ -33,7 +33,7 @@ def rates(network: str, found: Mapping[int, Passes], batch: int) -> Table:
     """Rounds a second of every arrangement of one network, by number of peers."""
     rows = []
     for peers, passes in found.items():
-        cases = arrangements(peers)
+        cases = [each for each in arrangements(peers, compiled=True) if each.name in passes]
         loop = max((passes[each.name] for each in LOOPS), key=statistics.median)
         for each in [*cases, *limits(cases, peers), *LOOPS]:
             rate, bound = passes[each.name], passes.get(limit(each, peers).name, ())
@@ -53,7 +53,8 @@ def rates(network: str, found: Mapping[int, Passes], batch: int) -> Table:
 def overheads(found: Mapping[str, Mapping[int, Passes]]) -> Table:
     """What the exchange adds to the time of a round, in percent, of all networks."""
     columns = [(network, peers) for network, groups in found.items() for peers in groups]
-    names = list(dict.fromkeys(each.name for _, peers in columns for each in arrangements(peers)))
+    cases = (each.name for network, peers in columns for each in arrangements(peers, compiled=True))
+    names = [name for name in dict.fromkeys(cases) if any(name in found[network][peers] for network, peers in columns)]
     rows = [[name, *(_overhead(found[network][peers], peers, name) for network, peers in columns)] for name in names]
     return Table(
         "What the exchange adds to a round",
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = []
     for network in given.networks or PEERS:
         for peers in given.peers or PEERS.get(network, (2,)):
-            cases = arrangements(peers)
+            cases = arrangements(peers, compiled=not given.toy)
             load = load_of(network, peers, toy=given.toy, device=given.device or "cpu")
             everyone = [*cases, *limits(cases, peers), *LOOPS]
             found.setdefault(network, {})[peers] = measured(load, everyone, given.passes, given.seconds).rates
@@ -89,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _overhead(passes: Passes, peers: int, name: str) -> str:
-    case = next((each for each in arrangements(peers) if each.name == name), None)
-    if case is None:
+    case = next((each for each in arrangements(peers, compiled=True) if each.name == name), None)
+    if case is None or name not in passes:
         return ""
     slower = over(passes[limit(case, peers).name], passes[name])
     return Figure(slower.median - 1, slower.low - 1, slower.high - 1).text(1, 100)

@@ -10,10 +10,14 @@ from typing import Literal
 from peers import configfile
 from peers.config import Config
 
-Kind = Literal["inprocess", "collective", "shared", "stream", "none", "loop", "loop on one core"]
-"""How outputs travel: three exchanges (the coordinator's with shared memory, or on its stream), none, or the loop."""
+Kind = Literal["inprocess", "compiled", "collective", "shared", "stream", "none", "loop", "loop on one core"]
+"""How outputs travel: three exchanges (in process also with compiled networks, the coordinator's with shared memory or
+on its stream), none, or the loop."""
 
-EXCHANGES = {"inprocess": "inprocess", "collective": "collective", "shared": "coordinator", "stream": "coordinator"}
+EXCHANGES = {
+    **{"inprocess": "inprocess", "compiled": "inprocess", "collective": "collective"},
+    **{"shared": "coordinator", "stream": "coordinator"},
+}
 """`exchange.kind` of each kind; the others have no exchange, and are configured as if it were the default."""
 
 DIGITS = ("data.name=digits", "data.batch=128", "network.name=mlp")
@@ -57,7 +61,7 @@ class Load:
             *(f"exchange.kind={EXCHANGES.get(kind, 'auto')}", f"device={self.device}", "probe.every=0"),
             *(f"run.out={folder}", f"run.name={kind}-{workers}"),
         ]
-        if self.compile:
+        if self.compile or kind == "compiled":
             sets.append("compile=true")
         if importlib.util.find_spec("tensorboard") is None:  # machines that lend a GPU may lack it
             sets.append("metrics.tensorboard=false")
@@ -110,8 +114,8 @@ LOOPS = (LOOP, LOOP_ON_ONE_CORE)
 """Small networks are faster on one core, large ones on all: the yardstick is the faster of the two."""
 
 
-def arrangements(peers: int) -> list[Arrangement]:
-    """Those of a group with an exchange, of two or more peers."""
+def arrangements(peers: int, *, compiled: bool = False) -> list[Arrangement]:
+    """Those of a group with an exchange, of two or more peers; on request one with compiled networks."""
     found = [
         Arrangement("one worker, in-process", 1, "inprocess"),
         Arrangement(f"{_who(peers, peers)}, collective", peers, "collective"),
@@ -120,6 +124,8 @@ def arrangements(peers: int) -> list[Arrangement]:
     ]
     if peers > 2 and peers % 2 == 0:
         found.append(Arrangement("two workers, collective", 2, "collective"))
+    if compiled:
+        found.append(Arrangement("one worker, in-process, compiled", 1, "compiled"))
     return found
 
 

@@ -165,8 +165,7 @@ class Trainers:
         self._post, self.device = post, torch.device(post.load.device)
         config = post.load.config("none", post.world)
         self.data = open_data(config.data, config.run.seed, self.device)
-        threads = compute_threads(config.group.threads, post.load.peers)
-        self.crew = Crew(post.load.peers // post.world, self.device, threads, post.world)
+        self.threads = compute_threads(config.group.threads, post.load.peers)
         self.trainers = {kind: self._trainer(kind) for kind in post.kinds}
 
     def run(self, order: Order) -> Span:
@@ -203,7 +202,7 @@ class Trainers:
             exchange=exchange,
             data=self.data,
             rounds=0,
-            crew=self.crew,
+            crew=Crew(post.load.peers // post.world, self.device, self.threads, post.world),
             recorder=Recorder(folder, list(ids), 0, config.metrics.tensorboard),
             live=lambda peer: float("nan"),
             save=lambda peer, done: None,
@@ -216,7 +215,7 @@ class Trainers:
     def _exchange(self, kind: Kind) -> Exchange:
         if kind == "none":
             return NoExchange()
-        if kind == "inprocess":
+        if kind in ("inprocess", "compiled"):
             return InProcessGroup().exchange()
         if kind == "collective":
             return self._collective()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.scale_model import Line, Tree, best, fit, networked, two_levels
+from tests.benchmarks.scale_model import Line, Tree, best, fit, networked, pays_from, two_levels
 from tests.benchmarks.service_load import ROOT
 from tests.commands import run
 
@@ -65,3 +65,13 @@ def test_what_a_tree_takes() -> None:
     assert best(1_000_000, LINE).side_by_side(LINE) <= min(Tree(6, 10).side_by_side(LINE), tree.side_by_side(LINE))
     assert best(2, LINE) == Tree(1, 2)
     assert networked(LINE, 125_000).at(10) == pytest.approx(LINE.at(10) + 0.5e-3 + 10 * 0.2e-3)
+
+
+def test_two_levels_pay_from_where_they_take_less_for_good() -> None:
+    """Of all larger groups two levels are faster, of the one before they are not; a line without slope never pays."""
+    least = pays_from(LINE)
+    assert least is not None
+    faster = [two_levels(peers).side_by_side(LINE) < Tree(1, peers).side_by_side(LINE) for peers in range(2, 3000)]
+    assert all(faster[least - 2 :])
+    assert not faster[least - 3]
+    assert pays_from(Line(1.0, 0.0, 1.0)) is None

@@ -79,7 +79,8 @@ def test_the_loop_learns_what_the_product_learns(tmp_path: Path) -> None:
     trainer = host.trainers["inprocess"]
     own = [peer.initial_network() for peer in trainer.peers]
     host.run(Order("inprocess", rounds))
-    host.crew.close()
+    for trainer in host.trainers.values():
+        trainer.crew.close()
     config, images = trainer.config, host.data.train
     batches = [Schedule(len(images), config.data.batch, config.run.seed).indices(round_) for round_ in range(rounds)]
     train(own, make_optimizers(own, config.optimizer.learning_rate), images.batch(range(len(images))), batches)
