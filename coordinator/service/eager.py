@@ -7,7 +7,6 @@ publication such turns cost more than the arithmetic.
 from __future__ import annotations
 
 import asyncio
-import types
 from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
 
@@ -30,22 +29,38 @@ def begin(coroutine: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         failed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         failed.set_exception(exc)
         return failed
-    return asyncio.ensure_future(_rest(coroutine, awaited))
+    return asyncio.ensure_future(_Rest(coroutine, awaited))
 
 
-@types.coroutine
-def _rest(begun: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
-    """What is left of a coroutine that waits for something: its task waits for that in its place."""
-    while True:
-        try:
-            answer = yield awaited
-        except BaseException as exc:  # a cancellation, among others: the coroutine's own to handle
-            try:
-                awaited = begun.throw(exc)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            continue
-        try:
-            awaited = begun.send(answer)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+class _Rest(Coroutine[Any, Any, T]):
+    """What is left of a coroutine that has begun: first of all it hands over what that waits for.
+
+    Args:
+        begun: the coroutine.
+        awaited: what it waits for.
+    """
+
+    def __init__(self, begun: Coroutine[Any, Any, T], awaited: Any) -> None:
+        self._begun = begun
+        self._handed = False
+        self._awaited = awaited
+
+    def send(self, value: Any) -> Any:
+        """See `Coroutine`."""
+        if self._handed:
+            return self._begun.send(value)
+        self._handed = True
+        return self._awaited
+
+    def throw(self, *exc: Any) -> Any:
+        """See `Coroutine`: a cancellation, among others, reaches the coroutine where it waits."""
+        self._handed = True
+        return self._begun.throw(*exc)
+
+    def close(self) -> None:
+        """See `Coroutine`."""
+        self._begun.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """No one awaits it but its task, which calls `send`."""
+        raise NotImplementedError

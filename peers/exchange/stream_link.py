@@ -304,6 +304,7 @@ class Link:
                 self._by_lane = None
             call = self._call if self._lane is lane else None
             self._lane = None if self._lane is lane else self._lane
+        lane.close()
         if call is not None and not self._closed.is_set():
             logger.info("the lane broke (%s): connecting again", exc)
             call.cancel()

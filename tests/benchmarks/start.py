@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    passes = interleaved(cases(given.workers), given.passes)
+    passes = interleaved(cases(given.workers), given.passes, warm=given.passes > 1)
     least = min(given.workers)
     rows = []
     for way in ("launch", "launch, coordinator", "torchrun"):
