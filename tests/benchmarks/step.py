@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.benchmarks import step_gpu
 from tests.benchmarks.measure import Figure, Table, over, save
-from tests.benchmarks.step_cases import LOOPS, NETWORKS, arrangements, limit, limits, load_of
+from tests.benchmarks.step_cases import LOOPS, NETWORKS, Arrangement, arrangements, in_step, limit, limits, load_of
 from tests.benchmarks.step_groups import measured
 
 PEERS = {"mlp": (2, 4, 8), "convnet": (2, 4)}
@@ -35,16 +35,18 @@ def rates(network: str, found: Mapping[int, Passes], batch: int) -> Table:
     for peers, passes in found.items():
         cases = [each for each in arrangements(peers, compiled=True) if each.name in passes]
         loop = max((passes[each.name] for each in LOOPS), key=statistics.median)
-        for each in [*cases, *limits(cases, peers), *LOOPS]:
+        held = in_step(cases, peers)
+        for each in [*cases, *limits(cases, peers), *held, *LOOPS]:
             rate, bound = passes[each.name], passes.get(limit(each, peers).name, ())
-            of_limit = over(rate, bound).text() if each in cases else ""
+            of_limit = over(rate, bound).text() if each in cases or each in held else ""
             of_loop = over(rate, loop).text() if each not in LOOPS else ""
             texts = Figure.of(rate).text(1), Figure.of(rate).text(0, batch * peers)
             rows.append([f"{peers} peers, {each.name}", *texts, of_limit, of_loop])
     return Table(
         f"Training rounds of {network}",
         "Median of the passes with quartiles; ratios are taken pass by pass, to the faster of the two loops. An image "
-        "counts once for each peer. The same processes without an exchange show what an exchange could reach at best.",
+        "counts once for each peer. The same processes without an exchange show what an exchange could reach at best, "
+        "with a barrier, what it could if all have to wait for the slowest in every round.",
         ["arrangement", "rounds/s", "images x peers / s", "ratio to no exchange", "ratio to researcher's loop"],
         rows,
     )
@@ -53,13 +55,13 @@ def rates(network: str, found: Mapping[int, Passes], batch: int) -> Table:
 def overheads(found: Mapping[str, Mapping[int, Passes]]) -> Table:
     """What the exchange adds to the time of a round, in percent, of all networks."""
     columns = [(network, peers) for network, groups in found.items() for peers in groups]
-    cases = (each.name for network, peers in columns for each in arrangements(peers, compiled=True))
+    cases = (each.name for network, peers in columns for each in _compared(peers))
     names = [name for name in dict.fromkeys(cases) if any(name in found[network][peers] for network, peers in columns)]
     rows = [[name, *(_overhead(found[network][peers], peers, name) for network, peers in columns)] for name in names]
     return Table(
         "What the exchange adds to a round",
         "Percent of the time that the same processes need for a round without an exchange: median of the passes with "
-        "quartiles.",
+        "quartiles. Of it a barrier alone, at which they wait for the slowest, takes what its line says.",
         ["arrangement", *(f"{network}, {peers} peers" for network, peers in columns)],
         rows,
     )
@@ -81,20 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for peers in given.peers or PEERS.get(network, (2,)):
             cases = arrangements(peers, compiled=not given.toy)
             load = load_of(network, peers, toy=given.toy, device=given.device or "cpu")
-            everyone = [*cases, *limits(cases, peers), *LOOPS]
+            everyone = [*cases, *limits(cases, peers), *in_step(cases, peers), *LOOPS]
             found.setdefault(network, {})[peers] = measured(load, everyone, given.passes, given.seconds).rates
         batch = load_of(network, 2, toy=given.toy).config("none", 1).data.batch
         tables.append(rates(network, found[network], batch))
     details = {"rounds a second of each pass": found, "toy": given.toy}
-    save("step", [*tables, overheads(found)], details, given.out)
+    save("_".join(["step", *found]), [*tables, overheads(found)], details, given.out)
 
 
 def _overhead(passes: Passes, peers: int, name: str) -> str:
-    case = next((each for each in arrangements(peers, compiled=True) if each.name == name), None)
+    case = next((each for each in _compared(peers) if each.name == name), None)
     if case is None or name not in passes:
         return ""
     slower = over(passes[limit(case, peers).name], passes[name])
     return Figure(slower.median - 1, slower.low - 1, slower.high - 1).text(1, 100)
+
+
+def _compared(peers: int) -> list[Arrangement]:
+    """All whose rounds may be compared with those of the same processes without an exchange."""
+    cases = arrangements(peers, compiled=True)
+    return [*cases, *in_step(cases, peers)]
 
 
 def _parser() -> argparse.ArgumentParser:

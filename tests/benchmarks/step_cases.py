@@ -10,9 +10,9 @@ from typing import Literal
 from peers import configfile
 from peers.config import Config
 
-Kind = Literal["inprocess", "compiled", "collective", "shared", "stream", "none", "loop", "loop on one core"]
+Kind = Literal["inprocess", "compiled", "collective", "shared", "stream", "none", "barrier", "loop", "loop on one core"]
 """How outputs travel: three exchanges (in process also with compiled networks, the coordinator's with shared memory or
-on its stream), none, or the loop."""
+on its stream), none, none but waiting for each other in every round, or the loop."""
 
 EXCHANGES = {
     **{"inprocess": "inprocess", "compiled": "inprocess", "collective": "collective"},
@@ -137,6 +137,12 @@ def limit(of: Arrangement, peers: int) -> Arrangement:
 def limits(of: Sequence[Arrangement], peers: int) -> list[Arrangement]:
     """Those without an exchange that these are compared with, each once."""
     return list(dict.fromkeys(limit(each, peers) for each in of))
+
+
+def in_step(of: Sequence[Arrangement], peers: int) -> list[Arrangement]:
+    """Those of several processes that do nothing together but wait for each other in every round, as any group must."""
+    several = (replace(limit(each, peers), kind="barrier") for each in of if each.workers > 1)
+    return list(dict.fromkeys(replace(each, name=f"{each.name}, but a barrier") for each in several))
 
 
 def _who(workers: int, peers: int) -> str:

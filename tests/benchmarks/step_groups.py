@@ -81,9 +81,10 @@ class Group:
         self._pipes: list[Connection] = []
         self._processes = []
         self._patience = 10.0
+        barrier = context.Barrier(workers)
         for rank in range(workers):
             ours, theirs = context.Pipe()
-            post = Post(load, tuple(kinds), rank, workers, self._store.port, coordinators, folder)
+            post = Post(load, tuple(kinds), rank, workers, self._store.port, coordinators, folder, barrier)
             process = context.Process(target=serve, args=(theirs, post), daemon=True)
             process.start()
             theirs.close()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class Post:
         port: of the store where a collective group meets.
         coordinators: addresses, by kind.
         folder: for records.
+        barrier: of all processes of the group.
     """
 
     load: Load
@@ -59,6 +61,7 @@ class Post:
     port: int
     coordinators: Mapping[Kind, str]
     folder: str
+    barrier: Barrier | None = None
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,14 @@ class Failed:
 
 
 class NoExchange(Exchange):
-    """Gives back the first round's sum whatever is published: as many bytes in hand, and none that travel."""
+    """Gives back the first round's sum whatever is published: as many bytes in hand, and none that travel.
 
-    def __init__(self) -> None:
+    Args:
+        barrier: where processes wait for each other in every round, if they do.
+    """
+
+    def __init__(self, barrier: Barrier | None = None) -> None:
+        self._barrier = barrier
         self._count = 0
         self._total: Tensor | None = None
 
@@ -110,7 +118,7 @@ class NoExchange(Exchange):
         sent = {peer: z for peer, z in outputs.items() if z is not None}
         if self._total is None:
             self._total = tree_sum(sent) * (self._count / len(sent))
-        return Closed(Consensus(round_, 1, tuple(range(self._count)), self._total, sent))
+        return Closed(Consensus(round_, 1, tuple(range(self._count)), self._total, sent), self._barrier)
 
     def leave(self, reports: Mapping[int, Report]) -> Mapping[int, Report]:
         return reports
@@ -119,12 +127,14 @@ class NoExchange(Exchange):
 
 
 class Closed(Pending):
-    """A round that has closed."""
+    """A round that has closed, or closes as soon as all are there."""
 
-    def __init__(self, outcome: Outcome) -> None:
-        self._outcome = outcome
+    def __init__(self, outcome: Outcome, barrier: Barrier | None) -> None:
+        self._outcome, self._barrier = outcome, barrier
 
     def result(self, timeout: float | None = None) -> Outcome:
+        if self._barrier is not None:
+            self._barrier.wait(WINDOW)
         return self._outcome
 
 
@@ -213,8 +223,8 @@ class Trainers:
         )
 
     def _exchange(self, kind: Kind) -> Exchange:
-        if kind == "none":
-            return NoExchange()
+        if kind in ("none", "barrier"):
+            return NoExchange(self._post.barrier if kind == "barrier" else None)
         if kind in ("inprocess", "compiled"):
             return InProcessGroup().exchange()
         if kind == "collective":

@@ -13,7 +13,7 @@ from peers.data import Schedule
 from peers.draws import Rule
 from peers.exchange.base import Consensus, Hello
 from peers.peer import Peer
-from tests.benchmarks.step_cases import LOOPS, arrangements, limits, load_of
+from tests.benchmarks.step_cases import LOOPS, arrangements, in_step, limits, load_of
 from tests.benchmarks.step_loop import make_optimizers, train
 from tests.benchmarks.step_worker import NoExchange, Order, Post, Trainers
 from tests.commands import run
@@ -39,11 +39,12 @@ def test_every_arrangement_is_measured_against_both_yardsticks(tmp_path: Path) -
     """All exchanges, the same processes without one and the loops are in the table, each with rounds a second."""
     rates, overheads = results(tmp_path, *QUICK, "--networks", "mlp", "--peers", "4")["tables"]
     cases = arrangements(4)
-    names = [f"4 peers, {each.name}" for each in [*cases, *limits(cases, 4), *LOOPS]]
+    held = in_step(cases, 4)
+    names = [f"4 peers, {each.name}" for each in [*cases, *limits(cases, 4), *held, *LOOPS]]
     assert [row[0] for row in rates["rows"]] == names
     assert all(float(row[1].split()[0]) > 0 for row in rates["rows"])
     assert all(row[3] and row[4] for row in rates["rows"][: len(cases)])
-    assert [row[0] for row in overheads["rows"]] == [each.name for each in cases]
+    assert [row[0] for row in overheads["rows"]] == [each.name for each in [*cases, *held]]
 
 
 def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,10 @@ import pytest
 
 from coordinator.launch.base import Ended, WorkerFailedError
 from coordinator.launch.forked import LOST, Fork, ForkServer
+from coordinator.launch.local import modules
+from peers.config import Config
 from peers.errors import ConfigError
+from peers.forkserver import MODULES
 from tests.commands import LAUNCH, TINY, rounds_recorded, settings, summary
 from tests.conftest import Start
 from tests.coordinator.service.processes import until
@@ -104,3 +109,21 @@ def test_a_launch_outlives_what_it_forks_from(start: Start, tmp_path: Path) -> N
     assert LOST in output
     assert "restart 1 of" in output
     assert summary(folder)["rounds"] == 400
+
+
+def test_what_the_server_imports_leaves_cuda_to_its_forks() -> None:
+    """Asking CUDA anything, even how many GPUs there are, would keep every fork from using one."""
+    everything = Config.model_validate(
+        {"exchange": {"kind": "coordinator"}, "network": {"name": "resnet18"}, "data": {"name": "cifar10"}}
+    )
+    code = (
+        "import importlib, os, sys\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "import torch\n"
+        "child = os.fork()\n"
+        "if not child: os._exit(torch._C._cuda_isInBadFork())\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    names = (*MODULES, *modules(everything))
+    assert len(names) == len(MODULES) + 4
+    assert subprocess.run([sys.executable, "-c", code, *names], check=False, timeout=60).returncode == 0
