@@ -98,9 +98,9 @@ def test_a_fixed_group_goes_back_to_its_checkpoints_when_a_node_is_lost(
 def test_a_lost_coordinator_comes_back_where_it_was(nodes: RayNodes, start: Start, tmp_path: Path) -> None:
     """Its actor is killed: started again on its node, address and state, and no peer is lost with it."""
     folder = tmp_path / "runs" / "run"
-    running = launched(
-        start, tmp_path, f"launcher.ray.address={nodes.address}", "exchange.kind=coordinator", "run.rounds=600"
-    )
+    where = (f"launcher.ray.address={nodes.address}", "exchange.kind=coordinator")
+    # A busy machine may take longer than the default of 5 s to start an actor, and be told that it found nobody.
+    running = launched(start, tmp_path, *where, "exchange.heartbeat=15", "run.rounds=600")
     running.until(lambda: rounds_recorded(folder) >= 100)
     (service,) = [process for process in nodes.actors(folder) if of_launcher(process, "Coordinator")]
     service.kill()
