@@ -129,7 +129,7 @@ class NoExchange(Exchange):
 class Closed(Pending):
     """A round that has closed, or closes as soon as all are there."""
 
-    def __init__(self, outcome: Outcome, barrier: Barrier | None) -> None:
+    def __init__(self, outcome: Outcome, barrier: Barrier | None = None) -> None:
         self._outcome, self._barrier = outcome, barrier
 
     def result(self, timeout: float | None = None) -> Outcome:
