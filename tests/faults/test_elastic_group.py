@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,7 +67,9 @@ def test_six_peers_survive_everything(elastic: Elastic) -> None:
     newcomer.until(lambda: len(group.members()) == 6)
     assert group.members() == {0, 1, 2, 3, 4, 5}  # the newcomer has taken the id that was left behind
 
+    began = time.monotonic()
     group.restart_coordinator()
+    away = time.monotonic() - began
     group.reached(rounds_recorded(group.folder) + 20)
 
     for place, worker in enumerate(group.workers):
@@ -74,17 +77,21 @@ def test_six_peers_survive_everything(elastic: Elastic) -> None:
             code, output = worker.wait(200)
             assert code == 0, output
     assert group.coordinator.wait()[0] == 0
-    _judge(group)
+    _judge(group, away)
 
 
-def _judge(group: ElasticGroup) -> None:
+def _judge(group: ElasticGroup, away: float) -> None:
     receipts = defaultdict(set)
     for record in group.records():
         if "receipt" in record:
             receipts[record["round"]].add((record["receipt"], record["count"]))
     assert all(len(seen) == 1 for seen in receipts.values()), "members of a round got different receipts"
-    longest = max(record["seconds"] for record in group.records() if "seconds" in record)
-    assert longest <= DEADLINE + 1
+    seconds: dict[int, float] = defaultdict(float)
+    for record in group.records():
+        seconds[record["round"]] = max(seconds[record["round"]], record.get("seconds", 0.0))
+    longest = sorted(seconds.values())
+    assert longest[-2] <= DEADLINE + 1
+    assert longest[-1] <= DEADLINE + 1 + away  # one round had to wait until the coordinator was back, too
     result = summary(group.folder)
     assert {report["peer"] for report in result["per_peer"]} == {0, 1, 2, 3, 4, 5}
     by_peer = {report["peer"]: report for report in result["per_peer"]}
