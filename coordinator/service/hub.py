@@ -336,8 +336,6 @@ class Hub:
             self.desk.tell(event)
         if self.group.phase == OVER:
             self.over.set()
-        else:
-            self.over.clear()
         self.changed.set()
         self.changed = asyncio.Event()
 

@@ -249,10 +249,10 @@ async def _tick(hub: Hub) -> None:
 
 async def _parted(hub: Hub) -> None:
     """Return when the run has ended and everybody has left, or had the join window to do so."""
+    await hub.over.wait()
     while True:
-        await hub.over.wait()
         changed = hub.changed
-        if hub.group.phase == OVER and not hub.settings.linger:
+        if not hub.settings.linger:
             left = hub.settings.join_window - (hub.clock() - hub.group.since)
             if not hub.awaits_leave or left <= 0:
                 return

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -110,6 +110,19 @@ class LightPeer:
         """SIGKILL, and reaped."""
         self.process.kill()
         self.process.wait(LIMIT)
+
+
+def receipts_agree(peers: Iterable[LightPeer]) -> dict[int, Any]:
+    """All receipts of all peers: one for each round, whoever tells it; {round: receipt}."""
+    seen: dict[int, Any] = {}
+    for peer in peers:
+        rounds = []
+        for line in peer.lines("RoundResult"):
+            receipt = (line["epoch"], tuple(line["contributors"]), line["digest"])
+            assert seen.setdefault(line["round"], receipt) == receipt, f"two receipts of round {line['round']}"
+            rounds.append(line["round"])
+        assert rounds == sorted(set(rounds)), "a round was told twice, or out of order"
+    return seen
 
 
 def info(*indices: int | None, shape: tuple[int, int] = (4, 8), **changes: Any) -> WorkerInfo:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -19,7 +18,16 @@ import pytest
 from coordinator.service.store import FILE
 from peers.exchange.shared import FOLDER
 from peers.exchange.stream_outcomes import Ended, RoundResult
-from tests.coordinator.service.processes import ROOT, Coordinator, LightPeer, coordinator, info, together, until
+from tests.coordinator.service.processes import (
+    ROOT,
+    Coordinator,
+    LightPeer,
+    coordinator,
+    info,
+    receipts_agree,
+    together,
+    until,
+)
 from tests.coordinator.service.settled import BATCH
 
 TIMES = {"heartbeat": 1.0, "round_deadline": 2.0, "join_window": 20.0, "max_peers": 8}
@@ -44,19 +52,6 @@ def start(peers: list[LightPeer], at: Coordinator, count: int, *arguments: str) 
 def rounds_go_on(peer: LightPeer, beyond: int) -> None:
     """Wait until a peer has been told of so many rounds."""
     until(lambda: len(peer.lines("RoundResult")) > beyond, "rounds go on")
-
-
-def receipts_agree(peers: list[LightPeer]) -> dict[int, Any]:
-    """All receipts of all peers: one for each round, whoever tells it; {round: receipt}."""
-    seen: dict[int, Any] = {}
-    for peer in peers:
-        rounds = []
-        for line in peer.lines("RoundResult"):
-            receipt = (line["epoch"], tuple(line["contributors"]), line["digest"])
-            assert seen.setdefault(line["round"], receipt) == receipt, f"two receipts of round {line['round']}"
-            rounds.append(line["round"])
-        assert rounds == sorted(set(rounds)), "a round was told twice, or out of order"
-    return seen
 
 
 def longest_stall(peer: LightPeer) -> float:

@@ -59,16 +59,21 @@ def test_a_torn_entry_counts_as_none_and_a_flipped_bit_as_damage(tmp_path: Path)
         damaged.close()
 
 
-def test_the_store_takes_the_newest_entry_that_belongs_to_its_facts(tmp_path: Path) -> None:
-    """An entry made with facts that never reached the database is of a step that nobody was told of."""
-    filled(tmp_path)
-    store = Store(str(tmp_path), "run", "digest")
+def with_an_entry(folder: Path) -> None:
+    """A store with a settled round, and a newer step in its ledger, before round 17."""
+    filled(folder)
+    store = Store(str(folder), "run", "digest")
     assert store.load() is not None
     group = Group(made.settings(), 0.0)
     group.rounds.last = SETTLED
     group.rounds.upcoming = 17
     store.save(group.course(), outcome=OUTCOME)
     store.close()
+
+
+def test_the_store_takes_the_newest_entry_that_belongs_to_its_facts(tmp_path: Path) -> None:
+    """An entry made with facts that never reached the database is of a step that nobody was told of."""
+    with_an_entry(tmp_path)
     ahead = Ledger(tmp_path)
     (entry,) = ahead.read()
     ahead.write(entry.step + 1, entry.facts + 1, entry.text.replace(b"17", b"99"), [entry.payload])
@@ -82,13 +87,7 @@ def test_the_store_takes_the_newest_entry_that_belongs_to_its_facts(tmp_path: Pa
 
 def test_a_damaged_ledger_is_named_and_nothing_begins_anew(tmp_path: Path) -> None:
     """A bit of the newest round's result was flipped: an error, with exit code 2."""
-    filled(tmp_path)
-    store = Store(str(tmp_path), "run", "digest")
-    assert store.load() is not None
-    group = Group(made.settings(), 0.0)
-    group.rounds.last = SETTLED
-    store.save(group.course(), outcome=OUTCOME)
-    store.close()
+    with_an_entry(tmp_path)
     for path in (tmp_path / name for name in FILES):
         data = bytearray(path.read_bytes())
         if any(data):

@@ -20,7 +20,15 @@ from peers.exchange.stream_outcomes import Ended, Outcome, RoundResult
 from protos.consensus_pb2 import RUNNING, WAITING
 from protos.tensors import Float32
 from tests.coordinator.service.light_peer import batch
-from tests.coordinator.service.processes import Coordinator, LightPeer, coordinator, info, together, until
+from tests.coordinator.service.processes import (
+    Coordinator,
+    LightPeer,
+    coordinator,
+    info,
+    receipts_agree,
+    together,
+    until,
+)
 from tests.coordinator.service.trees import Relay, Tree, tree
 
 SHAPE = (4, 8)
@@ -53,19 +61,6 @@ def played(at: Coordinator, peer: int, rounds: int) -> Callable[[], list[tuple[A
         return told
 
     return play
-
-
-def receipts(peers: dict[int, LightPeer]) -> dict[int, Any]:
-    """{round: receipt}: one for each round, whoever tells it, and no round is told twice."""
-    seen: dict[int, Any] = {}
-    for peer in peers.values():
-        rounds = []
-        for line in peer.lines("RoundResult"):
-            receipt = (line["epoch"], tuple(line["contributors"]), line["digest"])
-            assert seen.setdefault(line["round"], receipt) == receipt, f"two receipts of round {line['round']}"
-            rounds.append(line["round"])
-        assert rounds == sorted(set(rounds)), "a round was told twice, or out of order"
-    return seen
 
 
 def contributors(peer: LightPeer) -> list[int]:
@@ -147,7 +142,7 @@ def test_a_killed_peer_is_missed_by_nobody_else(tmp_path: Path) -> None:
         assert made.peers[1].lines("joined")[-1]["incarnations"] == [1]
         assert not any(peer.lines("Expelled") for peer in others)
         stop(made, "enough")
-        receipts(made.peers)
+        receipts_agree(made.peers.values())
 
 
 def test_a_killed_relay_comes_back_with_its_members(tmp_path: Path) -> None:
@@ -162,7 +157,7 @@ def test_a_killed_relay_comes_back_with_its_members(tmp_path: Path) -> None:
         for peer in made.peers.values():
             assert len(peer.lines("joined")) == 1, "nobody had to join again"
         stop(made, "by the test")
-        receipts(made.peers)
+        receipts_agree(made.peers.values())
 
 
 def test_a_killed_root_comes_back_and_no_round_is_lost(tmp_path: Path) -> None:
@@ -173,7 +168,7 @@ def test_a_killed_root_comes_back_and_no_round_is_lost(tmp_path: Path) -> None:
             made.root.start()
             go_on(*made.peers.values())
         stop(made, "enough")
-        seen = receipts(made.peers)
+        seen = receipts_agree(made.peers.values())
         assert sorted(seen) == list(range(len(seen))), "a round is missing"
         assert all(receipt[1] == (0, 1, 2, 3) for receipt in seen.values())
 
@@ -193,7 +188,7 @@ def test_a_stopped_relay_is_expelled_and_joins_again(tmp_path: Path) -> None:
         assert missed, "what went on without it is not told as if it had been there"
         stop(made, "enough")
         assert not set(missed) & {line["round"] for line in made.peers[0].lines("RoundResult")}
-        receipts(made.peers)
+        receipts_agree(made.peers.values())
 
 
 def test_one_peer_alone_in_a_tree_waits_for_others(tmp_path: Path) -> None:
@@ -229,7 +224,7 @@ def test_a_relay_without_peers_holds_nobody_up(tmp_path: Path) -> None:
         until(lambda: contributors(made.peers[0]) == [0, 1, 3], "the newcomer contributes")
         assert made.peers[3].lines("joined")[-1]["incarnations"] == [1]
         stop(made, "enough")
-        receipts(made.peers)
+        receipts_agree(made.peers.values())
 
 
 @contextmanager
