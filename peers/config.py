@@ -165,6 +165,13 @@ class CoordinatorConfig(Section):
     max_peers: int = Field(256, ge=2, le=4096, description="Most peers at a time.")
     norm_bound: float = Field(1e6, gt=0, description="Largest root mean square of one peer's outputs.")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of Prometheus metrics; 0: a free one.")
+    lane_port: int | None = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port for the outputs of peers that share no memory with it; 0: a free one. null: they go by gRPC, "
+        "as they do where the port cannot be reached, and more slowly.",
+    )
 
 
 class SecurityConfig(Section):

@@ -353,14 +353,18 @@ class SharedOffer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., up: _Optional[int] = ..., down: _Optional[int] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class Attached(_message.Message):
-    __slots__ = ("shared", "note", "lane")
+    __slots__ = ("shared", "note", "lane", "port", "key")
     SHARED_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     shared: bool
     note: str
     lane: str
-    def __init__(self, shared: _Optional[bool] = ..., note: _Optional[str] = ..., lane: _Optional[str] = ...) -> None: ...
+    port: int
+    key: bytes
+    def __init__(self, shared: _Optional[bool] = ..., note: _Optional[str] = ..., lane: _Optional[str] = ..., port: _Optional[int] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class Publish(_message.Message):
     __slots__ = ("round", "epoch", "batch", "peers", "abstains", "partial_sum", "leaving", "absent")

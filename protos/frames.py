@@ -64,7 +64,12 @@ def message_limit(payload_limit: int) -> int:
 
 
 def encode(header: FrameHeader, payload: Sequence[Buffer] = ()) -> list[bytes]:
-    """The messages that carry a frame: one, or several for a payload above `CHUNK`.
+    """The messages that carry a frame, each in one piece; arguments and errors as of `messages`."""
+    return [b"".join(parts) for parts in messages(header, payload)]
+
+
+def messages(header: FrameHeader, payload: Sequence[Buffer] = ()) -> list[tuple[Buffer, ...]]:
+    """The messages that carry a frame, one, or several for a payload above `CHUNK`: each as buffers to be sent in turn.
 
     Args:
         header: `payload` is filled in here; `in_shared` headers keep theirs.
@@ -83,7 +88,7 @@ def encode(header: FrameHeader, payload: Sequence[Buffer] = ()) -> list[bytes]:
     return [_message(header, whole[:CHUNK]), *rest]
 
 
-def decode(message: bytes, payload_limit: int) -> Frame:
+def decode(message: Buffer, payload_limit: int) -> Frame:
     """Take one message apart; the payload is a view of it, perhaps only the first piece.
 
     Args:
@@ -103,7 +108,7 @@ def decode(message: bytes, payload_limit: int) -> Frame:
     if end > len(message):
         raise FrameError(f"the header claims {length} bytes, {len(message) - PREFIX.size} are there")
     try:
-        header = FrameHeader.FromString(message[PREFIX.size : end])
+        header = FrameHeader.FromString(bytes(message[PREFIX.size : end]))
     except DecodeError as exc:
         raise FrameError(f"the header is no FrameHeader: {exc}") from exc
     if header.WhichOneof("kind") is None:
@@ -122,7 +127,7 @@ class Assembler:
         self._pieces: list[Buffer] = []
         self._have = 0
 
-    def feed(self, message: bytes) -> Frame | None:
+    def feed(self, message: Buffer) -> Frame | None:
         """Take the next message; the frame that it completes, or None.
 
         Raises:
@@ -173,8 +178,8 @@ def pieces(frame: Frame, count: int) -> Iterator[Buffer]:
     return (view[at * size : (at + 1) * size] for at in range(count))
 
 
-def _message(header: FrameHeader, *payload: Buffer) -> bytes:
+def _message(header: FrameHeader, *payload: Buffer) -> tuple[Buffer, ...]:
     head = header.SerializeToString()
     if len(head) > HEADER_LIMIT:
         raise FrameError(f"a header of {len(head)} bytes, at most {HEADER_LIMIT} are allowed")
-    return b"".join((PREFIX.pack(len(head)), head, *payload))
+    return PREFIX.pack(len(head)) + head, *payload

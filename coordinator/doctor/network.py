@@ -66,12 +66,17 @@ def ports(subject: Subject) -> Iterator[Finding]:
         yield error("ports", f"coordinator.bind = {exc}", "say where to listen")
         return
     yield _free("coordinator.bind", host, port)
-    if asked.metrics_port:
-        if asked.metrics_port == port:
-            text = f"coordinator.metrics_port = {port} is the port of coordinator.bind, too"
+    taken = {port: "coordinator.bind"}
+    for field in ("metrics_port", "lane_port"):
+        other = getattr(asked, field)
+        if not other:
+            continue
+        if other in taken:
+            text = f"coordinator.{field} = {other} is the port of {taken[other]}, too"
             yield error("ports", text, "choose another, or 0 for a free one")
         else:
-            yield _free("coordinator.metrics_port", host, asked.metrics_port)
+            taken[other] = f"coordinator.{field}"
+            yield _free(f"coordinator.{field}", host, other)
 
 
 def _free(field: str, host: str, port: int) -> Finding:

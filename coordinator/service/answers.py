@@ -10,8 +10,9 @@ from coordinator.service.aggregate import Outcome
 from coordinator.service.group import Group
 from coordinator.service.rounds import OpenRound
 from coordinator.service.settings import ServiceSettings
+from peers.exchange.lane import laid
 from protos.consensus_pb2 import FLOAT32, LATE, MEMBERS, OK, FrameHeader, Next, Reply, ReplyCode, Result
-from protos.frames import Buffer, encode
+from protos.frames import Buffer, encode, messages
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Answer:
         return encode(self.header, self.payload)
 
     @cached_property
+    def on_lane(self) -> bytes:
+        """On a lane, all messages in one piece; the same object, too."""
+        return laid(messages(self.header, self.payload))
+
+    @cached_property
     def size(self) -> int:
         """Bytes of the payload."""
         return sum(len(part) for part in self.payload)
@@ -41,10 +47,19 @@ class Answer:
     @cached_property
     def in_shared(self) -> list[bytes]:
         """On the stream, where the payload goes through shared memory; the same objects, too."""
+        return encode(self._apart)
+
+    @cached_property
+    def in_shared_on_lane(self) -> bytes:
+        """On a lane, where the payload goes through shared memory; the same object, too."""
+        return laid(messages(self._apart))
+
+    @property
+    def _apart(self) -> FrameHeader:
         header = FrameHeader()
         header.CopyFrom(self.header)
         header.in_shared, header.payload = True, self.size
-        return encode(header)
+        return header
 
 
 def opened(current: OpenRound) -> Answer:

@@ -67,6 +67,7 @@ def settings_of(
         tls=tls,
         insecure=config.security.insecure,
         metrics_port=asked.metrics_port,
+        lane_port=asked.lane_port,
         shared_memory=times.shared_memory,
         norm_bound=asked.norm_bound,
         max_peers=max(asked.max_peers, config.group.peers or DEFAULT_PEERS),

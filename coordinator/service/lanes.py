@@ -1,4 +1,7 @@
-"""The coordinator's ends of `peers.exchange.lane`: the short way of frames of workers on its host."""
+"""The coordinator's ends of `peers.exchange.lane`: the short way of frames, on its host and over the network.
+
+Who opens a lane shows the key that its stream was given; nothing is read beyond that, or for longer, before it has.
+"""
 
 from __future__ import annotations
 
@@ -7,146 +10,212 @@ import logging
 import os
 import secrets
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from coordinator.service.eager import begin
-from peers.exchange.lane import LENGTH, READY, taken
-from peers.exchange.shared import NONCE_BYTES
+from peers.errors import ConfigError
+from peers.exchange.lane import KEY_BYTES, READY, Inbox, give_up_after, laid
+from protos.frames import Buffer, FrameTooLargeError
 
 logger = logging.getLogger(__name__)
 
 _CREDENTIALS = struct.Struct("3i")
-Answering = Callable[[bytes], Coroutine[Any, Any, list[bytes]]]
-"""What a stream does with a message of its lane: the messages that answer it; empty closes the lane."""
+STRANGERS = 64
+"""Connections at a time that have not shown a key yet; more are closed at once."""
+SHOW = 5.0
+"""Seconds to shake hands, and as many again to show a key."""
+Answering = Callable[[Buffer], Coroutine[Any, Any, bytes]]
+"""What a stream does with a message of its lane: what answers it, as it stands on the lane; may be empty."""
 
 
 class Lanes:
-    """A socket, and the streams that offer a lane, by the nonces of their segments.
+    """Sockets, and the streams that offer a lane, by its key.
 
     Args:
         limit: bytes that a message may have.
+        patience: seconds after which a lane is closed whose other end does not answer any more.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, patience: float) -> None:
         self.limit = limit
+        self.patience = patience
         self.name = f"peer-consensus-{secrets.token_hex(16)}"
+        self.port = 0
+        """Of TCP; 0 where there is none."""
+        self.strangers = 0
         self._offers: dict[bytes, Answering] = {}
         self._standing: dict[bytes, _Lane] = {}
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def open(self) -> None:
-        """Listen, in the abstract namespace: no file has to be looked after."""
-        self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Lane(self), f"\0{self.name}")
+        """Listen on this host, in the abstract namespace: no file has to be looked after."""
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_unix_server(lambda: _Lane(self), f"\0{self.name}"))
+
+    async def open_port(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+        """Listen to the network.
+
+        Args:
+            host: name or address to bind, as the service's.
+            port: 0 takes a free one.
+            context: for TLS.
+
+        Raises:
+            ConfigError: the port is taken.
+        """
+        try:
+            where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            dual = where[4][0] == "::" and socket.has_dualstack_ipv6()
+            bound = socket.create_server(where[4][:2], family=where[0], backlog=512, dualstack_ipv6=dual)
+        except OSError as exc:
+            raise ConfigError(
+                f"coordinator.lane_port = {port}: cannot listen on {host}: {exc.strerror or exc}; give another port, "
+                f"0 for a free one, or none"
+            ) from exc
+        self.port = bound.getsockname()[1]
+        shake = None if context is None else SHOW
+        made = asyncio.get_running_loop().create_server(
+            lambda: _Lane(self), sock=bound, ssl=context, ssl_handshake_timeout=shake
+        )
+        self._servers.append(await made)
 
     async def close(self) -> None:
         """Listen no more, and close what stands."""
-        for nonce in list(self._offers):
-            self.withdraw(nonce)
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
+        for key in list(self._offers):
+            self.withdraw(key)
+        for server in self._servers:
+            server.close()
+            await server.wait_closed()
 
-    def offer(self, nonce: bytes, answering: Answering) -> None:
-        """Let a stream have a lane."""
-        self._offers[nonce] = answering
+    def offer(self, answering: Answering) -> bytes:
+        """Let a stream have a lane; the key that opens it."""
+        key = secrets.token_bytes(KEY_BYTES)
+        self._offers[key] = answering
+        return key
 
-    def withdraw(self, nonce: bytes) -> None:
+    def withdraw(self, key: bytes) -> None:
         """A stream has ended: its lane ends with it."""
-        self._offers.pop(nonce, None)
-        lane = self._standing.pop(nonce, None)
+        self._offers.pop(key, None)
+        lane = self._standing.pop(key, None)
         if lane is not None:
             lane.close()
 
-    def claimed(self, nonce: bytes, lane: _Lane) -> Answering | None:
-        """What answers on a lane that has just been made; None for a nonce that nobody offered, or a second lane."""
-        answering = self._offers.get(nonce)
-        if answering is None or nonce in self._standing:
+    def claimed(self, key: bytes, lane: _Lane) -> Answering | None:
+        """What answers on a lane that has just been made; None for a key of no stream's, or a second lane."""
+        answering = self._offers.get(key)
+        if answering is None or key in self._standing:
             return None
-        self._standing[nonce] = lane
+        self._standing[key] = lane
         return answering
 
 
-class _Lane(asyncio.Protocol):
+class _Lane(asyncio.BufferedProtocol):
     """One lane: a message is answered before the next one is looked at."""
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
-        self._unread = bytearray()
+        self._inbox = Inbox(KEY_BYTES)
         self._answering: Answering | None = None
         self._task: asyncio.Future[None] | None = None
         self._paused = False
         self._transport: Any = None
+        self._stranger: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Only processes of the coordinator's own user: they alone could have mapped the segment."""
+        """Somebody has connected, who has not shown a key."""
         self._transport = transport
-        found = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if _CREDENTIALS.unpack(found)[1] != os.geteuid():
+        connected = transport.get_extra_info("socket")
+        if connected.family == socket.AF_UNIX:
+            ours = _of_this_user(connected)
+        else:
+            ours = True
+            give_up_after(connected, self._lanes.patience)
+        self._lanes.strangers += 1
+        self._stranger = asyncio.get_running_loop().call_later(SHOW, self.close)
+        if not ours or self._lanes.strangers > STRANGERS:
             self.close()
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
-        self._unread += data
-        if self._task is not None and len(self._unread) > self._lanes.limit:
-            self._transport.pause_reading()  # a worker waits for its answers; this one floods
-            self._paused = True
-        if self._answering is None:
-            if len(self._unread) < NONCE_BYTES:
-                return
-            self._answering = self._lanes.claimed(bytes(self._unread[:NONCE_BYTES]), self)
-            del self._unread[:NONCE_BYTES]
-            if self._answering is None:
-                self.close()
-                return
-            self._transport.write(READY)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to."""
+        return self._inbox.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much was read."""
+        self._inbox.took(nbytes)
         if self._task is None:
             self._next()
+        if not self._inbox.room() and not self._transport.is_closing():
+            self._transport.pause_reading()  # a worker waits for its answers; this one floods
+            self._paused = True
 
     def close(self) -> None:
-        """End the lane."""
-        if self._transport is not None:
-            self._transport.close()
+        """End the lane; what was written is sent."""
+        self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker's end is gone: its stream says what that means. The answer under way is nobody's any more."""
+        self._no_stranger()
         if self._task is not None:
             self._task.cancel()
+
+    def _no_stranger(self) -> None:
+        if self._stranger is not None:
+            self._stranger.cancel()
+            self._stranger = None
+            self._lanes.strangers -= 1
 
     def _next(self) -> None:
         """Answer what has been read, a message at a time."""
         while not self._transport.is_closing():
-            if len(self._unread) >= LENGTH.size and LENGTH.unpack_from(self._unread)[0] > self._lanes.limit:
+            try:
+                message = self._inbox.take()
+            except FrameTooLargeError:
                 self.close()
                 return
-            message = taken(self._unread)
-            if message is None or self._answering is None:
+            if message is None:
                 return
+            if self._answering is None:
+                self._meet(bytes(message))
+                continue
             task = begin(self._answer(self._answering, message))
             if not task.done():
                 self._task = task
                 task.add_done_callback(self._answered)
                 return
 
+    def _meet(self, key: bytes) -> None:
+        self._answering = self._lanes.claimed(key, self)
+        if self._answering is None:
+            self.close()
+            return
+        self._no_stranger()
+        self._inbox.limit = self._lanes.limit
+        self._transport.write(laid([[READY]]))
+
     def _answered(self, task: asyncio.Future[None]) -> None:
         self._task = None
         if task.cancelled():
             return
-        if self._paused and not self._transport.is_closing():
+        self._next()
+        if self._paused and self._inbox.room() and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
-        self._next()
 
-    async def _answer(self, answering: Answering, message: bytes) -> None:
+    async def _answer(self, answering: Answering, message: Buffer) -> None:
         try:
-            answers = await answering(message)
+            answer = await answering(message)
         except Exception:
             logger.exception("a lane could not be answered")  # as gRPC does for a stream
-            answers = []
-        if self._transport.is_closing():
-            return
-        if not answers:
             self.close()
             return
-        self._transport.write(b"".join(part for each in answers for part in (LENGTH.pack(len(each)), each)))
+        if answer and not self._transport.is_closing():
+            self._transport.write(answer)
+
+
+def _of_this_user(connected: Any) -> bool:
+    """Whether the other end is a process of the coordinator's own user: they alone could have mapped a segment."""
+    found = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(found)[1] == os.geteuid())

@@ -34,7 +34,7 @@ class Metrics:
         self._expelled = Counter("consensus_expelled", "Workers expelled.", registry=registry)
         self._received = Counter("consensus_received_bytes", "Bytes of tensors accepted.", registry=registry)
         sent = Counter("consensus_sent_bytes", "Bytes of tensors sent.", ["way"], registry=registry)
-        self._sent = {way: sent.labels(way) for way in ("stream", "shared")}  # looking one up takes as long as counting
+        self._sent = {way: sent.labels(way) for way in ("stream", "lane", "shared")}  # looking up is slow
         self.members = Gauge("consensus_members", "Peers that are members.", registry=registry)
         self.epoch = Gauge("consensus_epoch", "Membership epoch.", registry=registry)
         self.round = Gauge("consensus_round", "The open round, or the next to open.", registry=registry)
@@ -69,5 +69,5 @@ class Metrics:
         self._received.inc(size)
 
     def sent(self, size: int, way: str) -> None:
-        """Tensors were sent, by "stream" or "shared"."""
+        """Tensors were sent, by "stream", "lane" or "shared"."""
         self._sent[way].inc(size)

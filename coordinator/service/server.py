@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ async def listen(settings: ServiceSettings, upstream: Access | None = None) -> A
 @asynccontextmanager
 async def _server(settings: ServiceSettings, hub: Hub) -> AsyncIterator[str]:
     server = grpc.aio.server(interceptors=[Gatekeeper(hub, settings.token)], options=_options(settings))
-    lanes = Lanes(message_limit(0))
+    lanes = Lanes(message_limit(settings.payload_limit), settings.heartbeat)
     streams = Streams(hub, lanes)
     add_CoordinatorServicer_to_server(Servicer(hub, streams), server)  # type: ignore[no-untyped-call]  # generated
     server.add_generic_rpc_handlers((streams.handler(),))
@@ -170,7 +171,7 @@ async def _server(settings: ServiceSettings, hub: Hub) -> AsyncIterator[str]:
     names = [service.full_name for service in DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     address = _bind(server, settings)
-    await lanes.open()
+    await _open(lanes, settings)
     await server.start()
     for name in ("", *names):
         await probes.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -216,6 +217,24 @@ def _bind(server: Any, settings: ServiceSettings) -> str:
             f"cannot listen on {settings.bind}: {exc}; stop whatever listens there, or bind to another port"
         ) from exc
     return f"{host}:{port}"
+
+
+async def _open(lanes: Lanes, settings: ServiceSettings) -> None:
+    await lanes.open()
+    if settings.lane_port is None:
+        return
+    context = None if settings.tls is None else _context(settings.tls)
+    await lanes.open_port(host_in(settings.bind), settings.lane_port, context)
+    logger.info("frames of workers that share no memory with it go by port %d", lanes.port)
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+    if tls.client_ca:
+        context.load_verify_locations(tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _credentials(tls: Tls) -> Any:

@@ -58,6 +58,8 @@ class ServiceSettings:
         tls: certificates; None is plain text.
         insecure: listen beyond loopback without TLS or a token, all the same.
         metrics_port: port of Prometheus on the same host; 0 takes a free one, None has none.
+        lane_port: port on the same host for the lanes of workers that share no memory with it; 0 takes a free one, None
+            has none: their frames go by the stream.
         shared_memory: take payloads of peers on this host through shared memory.
         norm_bound: largest root mean square of one peer's outputs.
         max_peers: most peers at a time.
@@ -90,6 +92,7 @@ class ServiceSettings:
     tls: Tls | None = None
     insecure: bool = False
     metrics_port: int | None = None
+    lane_port: int | None = 0
     shared_memory: bool = True
     norm_bound: float = 1e6
     max_peers: int = 256
@@ -229,8 +232,10 @@ def _numbers(it: ServiceSettings) -> Iterator[str]:
             yield f"{name} is {getattr(it, name)}, expected a positive number"
     if not 0 < it.report_bytes <= 1024 * 1024:
         yield f"report_bytes is {it.report_bytes}, expected 1 to 1048576"
-    if it.metrics_port is not None and not 0 <= it.metrics_port <= 65535:
-        yield f"metrics_port is {it.metrics_port}, expected a port, 0 for a free one, or none"
+    for name in ("metrics_port", "lane_port"):
+        port = getattr(it, name)
+        if port is not None and not 0 <= port <= 65535:
+            yield f"{name} is {port}, expected a port, 0 for a free one, or none"
 
 
 def _times(it: ServiceSettings) -> Iterator[str]:

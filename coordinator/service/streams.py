@@ -3,8 +3,8 @@
     Attach -> Attached, then `opened` once a round is open for the worker (at once where it is a member)
     Publish -> Result, Reply, or `opened` where no round was open for it: then it publishes again
 
-While a publication waits for its round, nothing more is read, so a peer that floods is held up by flow control. Where
-memory is shared, publications may come by a lane, whose answers go back by it.
+While a publication waits for its round, nothing more is read, so a peer that floods is held up by flow control.
+Publications may come by a lane as well, whose answers go back by it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coordinator.service.limits import Bucket
 from coordinator.service.membership import Gone, Worker
 from peers.exchange.shared import Segment
 from protos.consensus_pb2 import MALFORMED, TOO_FAST, TOO_LARGE, Attached, FrameHeader, ReplyCode, SharedOffer
-from protos.frames import Assembler, Frame, FrameError, FrameTooLargeError, encode
+from protos.frames import Assembler, Buffer, Frame, FrameError, FrameTooLargeError, encode
 from protos.tensors import NAMES, size_of
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Streams:
 
     Args:
         hub: the run.
-        lanes: where streams with shared memory offer a lane.
+        lanes: where streams offer a lane.
     """
 
     def __init__(self, hub: Hub, lanes: Lanes) -> None:
@@ -86,7 +86,7 @@ class Session:
         self._hosted = tuple(sorted(worker.peers))
         self._context = context
         self._lanes = lanes
-        self._nonce = b""
+        self._key = b""
         self._replaced = asyncio.Event()
         self._said_all = asyncio.Event()
         one = size_of(NAMES["float32"], *hub.settings.shape)
@@ -101,7 +101,7 @@ class Session:
 
     def close(self) -> None:
         """Let the lane and the shared memory go."""
-        self._lanes.withdraw(self._nonce)
+        self._lanes.withdraw(self._key)
         if self.segment is not None:
             self.segment.close()
             self.segment = None
@@ -121,28 +121,28 @@ class Session:
             for task in (replaced, said_all, answering):
                 task.cancel()
 
-    async def by_lane(self, message: bytes) -> list[bytes]:
-        """The messages that answer one of the lane; none where it cannot be one."""
-        answer = await self._answer(message)
+    async def by_lane(self, message: Buffer) -> bytes:
+        """What answers a message of the lane, as it stands there; nothing while its frame is incomplete."""
+        answer = await self._answer(message, "publish")
         if answer is None:
-            return []
+            return b""
         if answer.last:
             asyncio.get_running_loop().call_soon(self._said_all.set)  # once it is written
-        return self._messages(answer)
+        return answer.in_shared_on_lane if self._laid_down(answer, "lane") else answer.on_lane
 
     async def _run(self) -> None:
         while True:
             message = await self._context.read()
             if message is grpc.aio.EOF:
                 return
-            answer = await self._answer(message)
+            answer = await self._answer(message, "attach", "publish")
             if answer is None:
                 continue
             await self._write(answer)
             if answer.last:
                 return
 
-    async def _answer(self, message: bytes) -> Answer | None:
+    async def _answer(self, message: Buffer, *kinds: str) -> Answer | None:
         """What a message is answered; None while its frame is incomplete, or where all has been said."""
         if self._bucket.take(self._hub.clock()):
             return await self._refuse(TOO_FAST, "more messages in a second than this coordinator takes")
@@ -150,10 +150,10 @@ class Session:
             frame = self._assembler.feed(message)
             if frame is None:
                 return None
+            if frame.kind not in kinds:
+                raise FrameError(f"{' or '.join(kinds)} was due, not {frame.kind}")
             if frame.kind == "attach":
                 return await self._attach(frame)
-            if frame.kind != "publish":
-                raise FrameError(f"attach or publish was due, not {frame.kind}")
             return await self._hub.publish(self._number, self._hosted, self._fetched(frame))
         except FrameTooLargeError as exc:
             return await self._refuse(TOO_LARGE, str(exc), last=True)
@@ -165,32 +165,25 @@ class Session:
 
     async def _attach(self, frame: Frame) -> Answer | None:
         attach = frame.header.attach
-        note = ""
-        if attach.HasField("shared"):
-            note = self._share(attach.shared)
+        self.close()
+        note = self._share(attach.shared) if attach.HasField("shared") else ""
         first = await self._hub.attach(self._number, pending=attach.pending)
-        attached = FrameHeader(attached=Attached(shared=self.segment is not None, note=note, lane=self._lane()))
-        for message in encode(attached):
+        shared = self.segment is not None
+        self._key = self._lanes.offer(self.by_lane)
+        lane, port = (self._lanes.name, 0) if shared else ("", self._lanes.port)
+        attached = Attached(shared=shared, note=note, lane=lane, port=port, key=self._key)
+        for message in encode(FrameHeader(attached=attached)):
             await self._context.write(message)
         return None if first is None else await first
 
-    def _lane(self) -> str:
-        """Name of the socket where this stream's lane can be had; empty without shared memory."""
-        if self.segment is None:
-            return ""
-        self._lanes.offer(self._nonce, self.by_lane)
-        return self._lanes.name
-
     def _share(self, offer: SharedOffer) -> str:
         """Map an offered segment; why not, where it cannot be."""
-        self.close()
         if not self._hub.settings.shared_memory:
             return "the coordinator's settings do not allow it"
         if offer.up > self._limit or offer.down > self._hub.settings.payload_limit or min(offer.up, offer.down) < 32:
             return f"{offer.up} + {offer.down} bytes do not fit this run"
         try:
             self.segment = Segment.open(offer.name, offer.up, offer.down, offer.nonce)
-            self._nonce = offer.nonce
         except (OSError, ValueError) as exc:
             told = {"worker": self._number, "peers": self._hosted}
             logger.info("worker %d: no shared memory: %s", self._number, exc, extra=told)
@@ -209,16 +202,14 @@ class Session:
             raise FrameTooLargeError(str(exc)) from exc
 
     async def _write(self, answer: Answer) -> None:
-        for message in self._messages(answer):
+        for message in answer.in_shared if self._laid_down(answer, "stream") else answer.messages:
             await self._context.write(message)
 
-    def _messages(self, answer: Answer) -> list[bytes]:
-        """An answer on its way, its payload laid down in shared memory where it fits."""
-        messages = answer.messages
+    def _laid_down(self, answer: Answer, way: str) -> bool:
+        """Whether an answer's payload lies in shared memory now; it does where it fits. Otherwise it goes that way."""
         segment = self.segment
         shared = segment is not None and 0 < answer.size <= segment.down
         if segment is not None and shared:
             segment.write(answer.payload, answer=True)
-            messages = answer.in_shared
-        self._hub.metrics.sent(answer.size, "shared" if shared else "stream")
-        return messages
+        self._hub.metrics.sent(answer.size, "shared" if shared else way)
+        return shared

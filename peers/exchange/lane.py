@@ -1,78 +1,134 @@
-"""The short way of frames between a worker and a coordinator on one host, for a pair that shares memory already.
+"""The short way of frames between a worker and a coordinator: a socket of its own, beside the stream.
 
-The tensors lie in the shared segment; what is left of a frame are some hundred bytes. Over gRPC these take longer than
-all the rest of a round, so they go over a Unix socket of the abstract namespace, which leaves no file behind:
+gRPC takes longer over a frame than all the rest of a round does, so publications and their answers go by a lane:
 
-    worker         32 bytes, the nonce of its segment       which says for which stream this lane is
-    coordinator    1 byte, once the lane stands
-    both           messages, each after its length (4 bytes, unsigned, little-endian)
+    a Unix socket of the abstract namespace, which leaves no file    where both share memory: the tensors lie there
+    TCP, with TLS where the stream has it                            elsewhere, tensors and all
 
-A publication that came by the lane is answered by the lane. The stream stays: it says who lives, and takes over where
-the lane breaks.
+    worker         the key that the coordinator gave it on the stream: says for which stream this lane is
+    coordinator    READY, once the lane stands
+    both           messages, as `protos.frames` makes them
+
+Each is preceded by its length (4 bytes, unsigned, little-endian). A publication that came by the lane is answered by
+the lane. The stream stays: it says who lives, and takes over where there is no lane, or where it breaks.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from peers.exchange.stream_access import Access
+from peers.hosts import split
+from protos.frames import PREFIX, Buffer, FrameTooLargeError
 
 LENGTH = struct.Struct("<I")
 READY = b"\x01"
-CONNECT = 1.0
+KEY_BYTES = 32
+CONNECT = 2.0
 """Seconds that the coordinator has to take the lane."""
-CHUNK = 1 << 18
+READ_AHEAD = 16 * 1024
+"""Bytes that are read before it is known how long a message is: all of it, where its tensors are elsewhere."""
+ALIGNED = 64
+"""Tensors begin at multiples of so many bytes: adding them up is several times slower where they do not."""
 
 
 class Lane:
     """A worker's end. `send` and `receive` are called by one thread at a time each; `close` by any.
 
     Args:
-        name: of the coordinator's socket.
-        nonce: of the shared segment.
+        connected: to the coordinator; closed with the lane.
+        key: that the coordinator gave for it.
+        limit: bytes that a message may have.
+        patience: seconds without any progress after which the lane counts as broken, while a message is sent.
 
     Raises:
-        OSError: it cannot be reached from here, or does not answer.
+        OSError: the coordinator does not know the key, or does not answer.
     """
 
-    def __init__(self, name: str, nonce: bytes) -> None:
-        self._unread = bytearray()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    def __init__(self, connected: socket.socket, key: bytes, limit: int, patience: float) -> None:
+        self._socket = connected
+        self._inbox = Inbox(limit)
+        self._patience = CONNECT
         try:
-            self._socket.settimeout(CONNECT)
-            self._socket.connect(f"\0{name}")
-            self._socket.sendall(nonce)
-            if self._socket.recv(1) != READY:
-                raise ConnectionRefusedError("the coordinator does not know the segment")
+            self.send([key])
+            if self.receive(CONNECT) != READY:
+                raise ConnectionRefusedError("the coordinator does not know the lane's key")
         except BaseException:
             self._socket.close()
             raise
+        self._patience = patience
 
-    def send(self, message: bytes) -> None:
-        """Send a message.
+    @classmethod
+    def on_host(cls, name: str, key: bytes, limit: int, patience: float) -> Lane:
+        """A lane to a coordinator on this host; `name` is its socket's, the rest and errors as of the class."""
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            connected.settimeout(CONNECT)
+            connected.connect(f"\0{name}")
+        except BaseException:
+            connected.close()
+            raise
+        return cls(connected, key, limit, patience)
+
+    @classmethod
+    def to_host(cls, access: Access, port: int, key: bytes, limit: int, patience: float) -> Lane:
+        """A lane over the network; `port` is on the host of `access`, the rest and errors as of the class."""
+        host = split(access.address)[0]
+        connected = socket.create_connection((host, port), CONNECT)
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            give_up_after(connected, patience)
+            context = access.context()
+            if context is not None:
+                connected = context.wrap_socket(connected, server_hostname=host)
+        except BaseException:
+            connected.close()
+            raise
+        return cls(connected, key, limit, patience)
+
+    def send(self, message: Sequence[Buffer]) -> None:
+        """Send a message, given as buffers that follow each other.
 
         Raises:
             OSError: the lane is broken.
         """
-        self._socket.sendall(LENGTH.pack(len(message)) + message)
+        parts = [LENGTH.pack(sum(len(part) for part in message)), *message]
+        self._socket.settimeout(self._patience)
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.sendall(b"".join(parts))
+            return
+        left = [memoryview(part) for part in parts]
+        while left:
+            sent = self._socket.sendmsg(left)
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if sent:
+                left[0] = left[0][sent:]
 
-    def receive(self, timeout: float) -> bytes:
+    def receive(self, timeout: float) -> Buffer:
         """The next message.
 
         Raises:
             TimeoutError: none has come, or not all of it.
             OSError: the lane is broken.
+            FrameTooLargeError: it is longer than any may be.
         """
         end = time.monotonic() + timeout
-        while (message := taken(self._unread)) is None:
+        while (message := self._inbox.take()) is None:
             left = end - time.monotonic()
             if left <= 0:
                 raise TimeoutError
             self._socket.settimeout(left)
-            read = self._socket.recv(CHUNK)
+            read = self._socket.recv_into(self._inbox.room())
             if not read:
                 raise ConnectionResetError("the coordinator closed the lane")
-            self._unread += read
+            self._inbox.took(read)
         return message
 
     def close(self) -> None:
@@ -85,14 +141,84 @@ class Lane:
             self._socket.close()
 
 
-def taken(unread: bytearray) -> bytes | None:
-    """Take the first message off what was read; None while it is incomplete."""
-    if len(unread) < LENGTH.size:
+class Inbox:
+    """Puts messages together from what a socket reads straight into its buffers.
+
+    Args:
+        limit: bytes that a message may have; may be changed between two messages.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._ahead = memoryview(bytearray(READ_AHEAD))
+        self._first = self._end = 0
+        self._message: memoryview | None = None
+        self._have = 0
+
+    def room(self) -> memoryview:
+        """Where the next bytes belong; empty while messages lie there that nobody takes."""
+        return self._ahead[self._end :] if self._message is None else self._message[self._have :]
+
+    def took(self, count: int) -> None:
+        """So many bytes were read into `room`."""
+        if self._message is None:
+            self._end += count
+        else:
+            self._have += count
+
+    def take(self) -> Buffer | None:
+        """The next message; None while it is incomplete.
+
+        Raises:
+            FrameTooLargeError: it is longer than any may be.
+        """
+        if self._message is None:
+            return self._from_ahead()
+        if self._have < len(self._message):
+            return None
+        message, self._message = self._message, None
+        return message
+
+    def _from_ahead(self) -> Buffer | None:
+        unread = self._ahead[self._first : self._end]
+        if len(unread) < LENGTH.size:
+            self._ahead[: len(unread)] = bytes(unread)
+            self._first, self._end = 0, len(unread)
+            return None
+        (length,) = LENGTH.unpack_from(unread)
+        if length > self.limit:
+            raise FrameTooLargeError(f"a message of {length} bytes, at most {self.limit} are allowed")
+        body = unread[LENGTH.size : LENGTH.size + length]
+        if len(body) == length:
+            self._first += LENGTH.size + length
+            return bytes(body)
+        self._message, self._have = _room_for(length, body), len(body)
+        self._message[: len(body)] = body
+        self._first = self._end = 0
         return None
-    (length,) = LENGTH.unpack_from(unread)
-    end = LENGTH.size + length
-    if len(unread) < end:
-        return None
-    message = bytes(unread[LENGTH.size : end])
-    del unread[:end]
-    return message
+
+
+def laid(messages: Sequence[Sequence[Buffer]]) -> bytes:
+    """Messages as they stand on a lane, in one piece; each is given as buffers that follow each other."""
+    return b"".join(part for each in messages for part in (LENGTH.pack(sum(map(len, each))), *each))
+
+
+def give_up_after(connected: socket.socket, seconds: float) -> None:
+    """Let a connection whose other end does not answer any more break after about so many seconds."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    whole = max(1, round(seconds / 3))
+    for option, value in {
+        socket.TCP_USER_TIMEOUT: round(1000 * seconds),
+        socket.TCP_KEEPIDLE: whole,
+        socket.TCP_KEEPINTVL: whole,
+        socket.TCP_KEEPCNT: 3,
+    }.items():
+        connected.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _room_for(length: int, begun: memoryview) -> memoryview:
+    """Memory for a message whose first bytes are there; what follows the frame's header will be aligned."""
+    header = PREFIX.size + PREFIX.unpack_from(begun)[0] if len(begun) >= PREFIX.size else 0
+    memory = np.empty(length + ALIGNED, np.uint8)
+    skipped = -(memory.ctypes.data + header) % ALIGNED
+    return memory.data[skipped : skipped + length]

@@ -64,6 +64,20 @@ class Access:
         credentials = grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
         return grpc.secure_channel(self.address, credentials, options)
 
+    def context(self) -> ssl.SSLContext | None:
+        """What a connection of its own beside gRPC's needs for TLS; None is plain text.
+
+        Raises:
+            OSError: a certificate cannot be read.
+        """
+        if self.ca is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(self.ca)
+        if self.certificate is not None:
+            context.load_cert_chain(self.certificate, self.key)
+        return context
+
     def metadata(self, bearer: str | None = None) -> tuple[tuple[str, str], ...]:
         """What a call carries: a worker's bearer, or the group's token."""
         secret = bearer if bearer is not None else self.token

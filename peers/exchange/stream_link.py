@@ -3,7 +3,7 @@
 A publication is under way from `publish` until its answer has come; if the stream breaks meanwhile, or the coordinator
 dies and comes back, it is sent again, the same bytes. The coordinator knows it by its checksum.
 
-Where memory is shared, publications and their answers go by a `Lane`, which the caller's own thread writes and reads.
+Where they can, publications and their answers go by a `Lane`, which the caller's own thread writes and reads.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import grpc
 from peers.exchange.lane import Lane
 from peers.exchange.shared import Segment
 from peers.exchange.stream_access import Access
-from protos.consensus_pb2 import ENDED, EXPELLED, Attach, FrameHeader, Next, Reply, SharedOffer, Ticket
-from protos.frames import Assembler, Buffer, Frame, FrameError, encode
+from protos.consensus_pb2 import ENDED, EXPELLED, Attach, Attached, FrameHeader, Next, Reply, SharedOffer, Ticket
+from protos.frames import Assembler, Buffer, Frame, FrameError, encode, message_limit, messages
 
 FINAL = (EXPELLED, ENDED)
 SLOWEST = 1.0
@@ -52,6 +52,15 @@ class Underway:
     payload: Sequence[Buffer]
 
 
+@dataclass(frozen=True)
+class _Leaving:
+    """A publication on its way out: what is sent, and by what."""
+
+    header: FrameHeader
+    payload: Sequence[Buffer]
+    way: Lane | queue.SimpleQueue[bytes | None]
+
+
 class Link:
     """The stream of one membership.
 
@@ -67,13 +76,14 @@ class Link:
         self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self._metadata = access.metadata(ticket.bearer)
         self._stub = channel.stream_stream("/consensus.Exchange/Stream")
+        self._access = access
         self._address = access.address
         self._limit = ticket.payload_limit
         self._window = ticket.join_window
         self._slowest = min(SLOWEST, ticket.heartbeat / 4)
+        self._heartbeat = ticket.heartbeat
         self._room = room
         self._segment: Segment | None = None
-        self._nonce = b""
         self._lane: Lane | None = None
         self._by_lane: Lane | None = None
         self._lane_frames = Assembler(ticket.payload_limit)
@@ -91,8 +101,8 @@ class Link:
         """Send a publication, now or as soon as the stream stands; the buffers must not change until its answer."""
         with self._lock:
             self._underway = Underway(header, payload)
-            if self._outbox is not None:
-                self._send(self._outbox)
+            goes = self._route()
+        self._send(goes)
 
     def arrival(self, timeout: float) -> Arrival:
         """What comes next.
@@ -196,8 +206,8 @@ class Link:
         attach = Attach(pending=self._begun)
         if self._room is not None:
             try:
-                self._segment, self._nonce = Segment.create(*self._room)
-                offer = SharedOffer(name=self._segment.name, up=self._room[0], down=self._room[1], nonce=self._nonce)
+                self._segment, nonce = Segment.create(*self._room)
+                offer = SharedOffer(name=self._segment.name, up=self._room[0], down=self._room[1], nonce=nonce)
                 attach.shared.CopyFrom(offer)
             except OSError as exc:
                 logger.info("no shared memory on this host, the stream carries everything: %s", exc)
@@ -235,64 +245,71 @@ class Link:
 
     def _attached(self, frame: Frame, outbox: queue.SimpleQueue[bytes | None]) -> None:
         said = frame.header.attached
-        lane = None
         if self._segment is not None:
             self._segment.unlink()
             self.shares = said.shared
             if not said.shared:
-                logger.info("no shared memory with the coordinator, the stream carries everything: %s", said.note)
+                logger.info("no shared memory with the coordinator: %s", said.note)
                 self._unshare()
                 self._room = None
-            elif said.lane:
-                lane = self._new_lane(said.lane)
+        lane = self._new_lane(said)
         with self._lock:
             self._outbox, self._lane = outbox, lane
             self._lane_frames = Assembler(self._limit)
-            if self._underway is not None:
-                self._send(outbox)
+            goes = self._route()
+        self._send(goes)
 
-    def _new_lane(self, name: str) -> Lane | None:
+    def _new_lane(self, said: Attached) -> Lane | None:
+        terms = said.key, message_limit(self._limit), self._heartbeat
         try:
-            return Lane(name, self._nonce)
+            if self.shares and said.lane:
+                return Lane.on_host(said.lane, *terms)
+            if said.port and not self.shares:
+                return Lane.to_host(self._access, said.port, *terms)
         except OSError as exc:
-            logger.info("no lane to the coordinator, the stream carries every frame: %s", exc)
-            return None
+            where = f"port {said.port} of the coordinator's host" if said.port else "the coordinator's socket"
+            logger.info("no lane to %s, the stream carries every frame, more slowly: %s", where, exc)
+        return None
 
     def _opened(self, opened: Next, frame: Frame) -> None:
         """A round is open: for the first time, or at last, for a publication that came before it."""
         with self._lock:
             first, self._begun = not self._begun, True
-            underway = self._underway
+            underway, goes = self._underway, None
             if underway is not None and underway.header.publish.round == opened.round:
                 underway.header.publish.epoch = opened.epoch
-                if self._outbox is not None:
-                    self._send(self._outbox)
-                return
-            self._underway = self._by_lane = None
-        if first or underway is not None:
-            self._arrivals.put(frame)
+                goes = self._route()
+            else:
+                self._underway = self._by_lane = None
+                if first or underway is not None:
+                    self._arrivals.put(frame)
+        self._send(goes)
 
-    def _send(self, outbox: queue.SimpleQueue[bytes | None]) -> None:
-        """Send what is under way; the lock is held."""
-        underway = self._underway
-        assert underway is not None  # noqa: S101  # all callers have looked
+    def _route(self) -> _Leaving | None:
+        """What is under way, and how it goes; None where nothing is, or no stream stands. The lock is held."""
+        underway, outbox = self._underway, self._outbox
+        if underway is None or outbox is None:
+            return None
         header = FrameHeader()
         header.CopyFrom(underway.header)
-        size = sum(len(part) for part in underway.payload)
-        apart = size == 0
+        payload, size = underway.payload, sum(len(part) for part in underway.payload)
         if self._segment is not None and self.shares and 0 < size <= self._segment.up:
-            self._segment.write(underway.payload, answer=False)
-            header.in_shared, header.payload, apart = True, size, True
-            messages = encode(header)
-        else:
-            messages = encode(header, underway.payload)
-        self._by_lane = self._lane if apart else None
-        if self._by_lane is None:
-            for message in messages:
-                outbox.put(message)
+            self._segment.write(payload, answer=False)
+            header.in_shared, header.payload, payload = True, size, ()
+        self._by_lane = self._lane
+        return _Leaving(header, payload, self._lane or outbox)
+
+    def _send(self, leaving: _Leaving | None) -> None:
+        """Without the lock: a slow network takes its time, and others may close the lane meanwhile."""
+        if leaving is None:
+            return
+        if not isinstance(leaving.way, Lane):
+            for message in encode(leaving.header, leaving.payload):
+                leaving.way.put(message)
             return
         try:
-            self._by_lane.send(messages[0])
+            for parts in messages(leaving.header, leaving.payload):
+                leaving.way.send(parts)
         except OSError as exc:
             logger.info("the lane broke: %s", exc)  # whoever waits for the answer finds out, too, and sees to it
         self._arrivals.put(_LOOK_AT_LANE)

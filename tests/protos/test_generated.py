@@ -33,10 +33,10 @@ def test_every_reply_code_is_a_sentence() -> None:
 
 
 def test_no_message_has_room_for_weights() -> None:
-    """Bytes fields are digests, nonces and reports: tensors travel in frames alone, and frames carry outputs."""
+    """Bytes fields are digests, secrets and reports: tensors travel in frames alone, and frames carry outputs."""
     source = (ROOT / "protos" / "consensus.proto").read_text()
     found = set(re.findall(r"bytes(?:>)? (\w+) = ", source))
-    assert found == {"request", "reports", "nonce", "batch", "digest"}
+    assert found == {"request", "reports", "nonce", "key", "batch", "digest"}
 
 
 def test_service_needs_neither_torch_nor_pydantic() -> None:
