@@ -5,8 +5,9 @@
     for images in data.train.stream(schedule.from_round(0)):     # [B, C, H, W], normalized, on the device
         ...
 
-Images stay uint8 until they are gathered. Where all of them fit `data.budget_mib` they live on the device; otherwise
-those in memory are gathered there, and those in files are decoded ahead by worker processes. The values are the same.
+Images stay uint8 until they are gathered, except small sets, which are normalized once. Where all of them fit
+`data.budget_mib` they live on the device; otherwise those in memory are gathered there, and those in files are decoded
+ahead by worker processes. The values are the same.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ T = TypeVar("T")
 
 STATISTICS_IMAGES = 4096
 """Training images in files that mean and deviation are estimated from."""
+SMALL = 16 * 2**20
+"""Bytes of float32 images up to which a whole set is normalized once, instead of each batch anew."""
 
 
 class Split:
@@ -53,7 +56,7 @@ class Split:
         """Make a part of a store.
 
         Args:
-            store: uint8 images.
+            store: uint8 images, or normalized ones.
             rows: [n] int64 on the CPU, the part's images by their rows in the store.
             scale: mean and deviation in units of 0..255, each [C, 1, 1] float32 on the device of the batches.
             workers: processes that decode a stream of files; 0: this one.
@@ -91,9 +94,7 @@ class Split:
         return self._rows[chosen]
 
     def _normalize(self, images: Tensor) -> Tensor:
-        """Two operations of which each rounds once, so that the CPU and the GPU give the same bits."""
-        mean, deviation = self._scale
-        return images.to(mean.device, non_blocking=True).to(torch.float32).sub_(mean).div_(deviation)
+        return images if images.is_floating_point() else _normalized(images, self._scale)
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ def open_data(config: DataConfig, seed: int, device: torch.device) -> Data:
     stores, fingerprint = _place(loaded, config, [len(train_rows), len(validation_rows)], device)
     mean, std = _statistics(_stream(stores[0], _chunks(seen, stores[0]), config.loader_workers))
     scale = (_per_channel(mean, device), _per_channel(std, device))
+    stores = [_small_normalized(store, scale) for store in stores]
     splits = [
         Split(store, rows, scale, config.loader_workers)
         for store, rows in (
@@ -201,6 +203,18 @@ def _statistics(batches: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[flo
     return mean, tuple(math.sqrt(value) or 1.0 for value in variance)
 
 
+def _normalized(images: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
+    """Two operations of which each rounds once, so that the CPU and the GPU give the same bits."""
+    mean, deviation = scale
+    return images.to(mean.device, non_blocking=True).to(torch.float32).sub_(mean).div_(deviation)
+
+
+def _small_normalized(store: Store, scale: tuple[Tensor, Tensor]) -> Store:
+    if isinstance(store, Files) or 4 * store.images.numel() > SMALL:
+        return store
+    return Arrays(_normalized(store.images, scale), store.labels)
+
+
 def _chunks(rows: Tensor, store: Store) -> Sequence[Tensor]:
     """Rows in pieces of about four million values, whatever the size of the images."""
     return torch.split(rows, max(1, 2**22 // math.prod(store.shape)))
@@ -211,7 +225,7 @@ def _per_channel(values: Sequence[float], device: torch.device) -> Tensor:
 
 
 def _take(store: Store, rows: Tensor) -> Tensor:
-    """Images [b, C, H, W] uint8 of rows [b] (on the CPU), where the store lives."""
+    """Images [b, C, H, W] of rows [b] (on the CPU), as the store has them and where it lives."""
     if isinstance(store, Files):
         return _checked(_Decoder(store).__getitems__(rows.tolist()))
     return store.images.index_select(0, rows.to(store.images.device, non_blocking=True))

@@ -16,6 +16,7 @@ from peers import networks
 from peers.config import Config, OptimizerConfig
 from peers.errors import DivergedError
 from peers.exchange.base import Consensus
+from peers.flat import Flat
 from peers.objective import loss
 from peers.selection import Selection
 from peers.targets import Missing, controlled, peer_target
@@ -89,8 +90,8 @@ class Peer:
         self.device = device
         self.incarnation = incarnation
         self.network = self.initial_network()
-        self._parameters = list(self.network.parameters())
-        self.optimizer = make_optimizer(config.optimizer, self.network)
+        self._flat = Flat(self.network)
+        self.optimizer = make_optimizer(config.optimizer, self._flat)
         # Probes go through the network itself: compiling for their shapes, too, would take longer than they do.
         self._train: Callable[[Tensor], Tensor] = torch.compile(self.network) if config.compile else self.network
         self.frozen = copy.deepcopy(self.network) if config.consensus.target == "frozen" else None
@@ -189,10 +190,8 @@ class Peer:
         if self.config.consensus.control == "independent":
             # The gradient at one's own outputs is zero; its rounding is not, and Adam would make full steps of it.
             value = (outputs * 0).sum()
-        for parameter in self._parameters:
-            parameter.grad = None
         value.backward()  # type: ignore[no-untyped-call]  # torch annotates it only in part
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        norm = torch.linalg.vector_norm(self._flat.gather())
         read = torch.stack([value.detach(), norm.to(value.dtype)])  # both come to the host at once
         self._under_way = _Backward(consensus.round, read, outputs.detach(), target)
 

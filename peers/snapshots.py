@@ -39,7 +39,7 @@ def save(folder: RunFolder, peer: int, round_: int, network: nn.Module) -> None:
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     place = folder.snapshots(peer)
     try:
         place.mkdir(parents=True, exist_ok=True)

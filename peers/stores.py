@@ -15,7 +15,7 @@ class Arrays:
     """Images in memory.
 
     Attributes:
-        images: [n, C, H, W] uint8, contiguous, on any device.
+        images: [n, C, H, W] uint8, or float32 once they are normalized; contiguous, on any device.
         labels: [n] int64 on the CPU.
     """
 
