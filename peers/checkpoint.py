@@ -24,12 +24,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from peers.checkpoint_checks import check_record, check_state
 from peers.configfile import identity_digest
 from peers.errors import CheckpointError
 from peers.files import write_atomically
 from peers.peer import Peer
 
-SCHEMA = 1
+SCHEMA = 2
 _FIELDS = ("round", "peer", "incarnation", "stepped", "bad_in_a_row", "skips", "optimizer", "tensors_digest", "extra")
 _NAME = re.compile(r"round-(\d+)\.json")
 
@@ -68,22 +69,17 @@ class Checkpoints:
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        tensors, settings = _state(peer)
+        tensors, counts = state_of(peer)
         data = safetensors.torch.save(tensors)
         record = {
             "schema": SCHEMA,
             "round": round_,
             "peer": peer.id,
-            "incarnation": peer.incarnation,
-            "stepped": peer.stepped,
-            "bad_in_a_row": peer.bad_in_a_row,
-            "skips": dict(peer.skips),
+            **counts,
             "generators": "derived from configuration.run.seed, peer, incarnation and round",
-            "optimizer": settings,
-            "selection": peer.selection.record(),
             "configuration": self.facts,
             "configuration_digest": identity_digest(self.facts),
-            "tensors_digest": _digest(data),
+            "tensors_digest": tensors_digest(data),
             "extra": dict(extra),
         }
         path = self.folder / f"round-{round_:08d}.json"
@@ -109,11 +105,16 @@ class Checkpoints:
             data = path.read_bytes()
         except OSError as exc:
             raise CheckpointError(f"cannot read the checkpoint {path}: {exc}") from exc
-        if _digest(data) != record["tensors_digest"]:
+        if tensors_digest(data) != record["tensors_digest"]:
             raise _damaged(path, "its digest is not the one that its .json names")
         if record["peer"] != peer.id:
             raise CheckpointError(f"{path} belongs to peer {record['peer']}, not to peer {peer.id}")
-        _restore(peer, safetensors.torch.load(data), record)
+        try:
+            tensors = safetensors.torch.load(data)
+            check_state(peer, tensors, record)
+        except (safetensors.SafetensorError, CheckpointError) as exc:
+            raise _damaged(path, str(exc)) from exc
+        restore(peer, tensors, record)
         return dict(record["extra"])
 
     def record(self, round_: int) -> dict[str, Any]:
@@ -127,12 +128,16 @@ class Checkpoints:
             record = json.loads(path.read_bytes())
             schema, saved = record["schema"], record["configuration"]
             missing = [name for name in _FIELDS if name not in record]
-        except (OSError, ValueError, KeyError, TypeError) as exc:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
             raise _damaged(path, f"{type(exc).__name__}: {exc}") from exc
         if schema != SCHEMA:
             raise CheckpointError(f"{path} has schema {schema}, this version reads schema {SCHEMA}")
         if missing:
             raise _damaged(path, f"it has no {', '.join(missing)}")
+        try:
+            check_record(record)
+        except CheckpointError as exc:
+            raise _damaged(path, str(exc)) from exc
         differing = [
             f"  {key}: {saved.get(key)!r} in the checkpoint, {self.facts.get(key)!r} now"
             for key in sorted({*saved, *self.facts})
@@ -165,8 +170,8 @@ class Checkpoints:
         """Whether a checkpoint is whole and has these tensors."""
         try:
             named = str(json.loads(path.read_bytes())["tensors_digest"])
-            return digest == named == _digest(path.with_suffix(".safetensors").read_bytes())
-        except (OSError, ValueError, KeyError, TypeError):
+            return digest == named == tensors_digest(path.with_suffix(".safetensors").read_bytes())
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False  # damaged: it is about to be replaced by a whole one
 
     def discard_after(self, round_: int) -> None:
@@ -196,8 +201,8 @@ class Checkpoints:
         path.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
-def _state(peer: Peer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Tensors by name, and the optimizer's settings without the parameters they are for."""
+def state_of(peer: Peer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All that a peer is: copies of its tensors on the CPU by name, and its counts and settings as JSON values."""
     tensors = {f"network.{name}": tensor for name, tensor in peer.network.state_dict().items()}
     optimizer = peer.optimizer.state_dict()
     for place, state in optimizer["state"].items():
@@ -206,18 +211,28 @@ def _state(peer: Peer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
                 tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
     if peer.selection.kept is not None:
         tensors |= {f"selected.{name}": tensor for name, tensor in peer.selection.kept.state.items()}
+    # The settings without the parameters that they are for.
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer["param_groups"]]
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, groups
+    counts = {
+        "incarnation": peer.incarnation,
+        "stepped": peer.stepped,
+        "bad_in_a_row": peer.bad_in_a_row,
+        "skips": dict(peer.skips),
+        "optimizer": groups,
+        "selection": peer.selection.record(),
+    }
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, counts
 
 
-def _restore(peer: Peer, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+def restore(peer: Peer, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Bring a peer of the same configuration to the state that `state_of` gave."""
     network = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
     peer.network.load_state_dict(network)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, place, key = name.split(".", 2)
-            state.setdefault(int(place), {})[key] = tensor
+            state.setdefault(int(place), {})[key] = tensor.clone()  # the optimizer changes it in place
     groups = peer.optimizer.state_dict()["param_groups"]
     settings = [{**mine, **saved} for mine, saved in zip(groups, record["optimizer"], strict=True)]
     peer.optimizer.load_state_dict({"state": state, "param_groups": settings})
@@ -229,7 +244,8 @@ def _restore(peer: Peer, tensors: Mapping[str, Tensor], record: Mapping[str, Any
     peer.skips.update(record["skips"])
 
 
-def _digest(data: bytes) -> str:
+def tensors_digest(data: bytes) -> str:
+    """Hex BLAKE2b-128 of the bytes of a .safetensors file, as its .json names it."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import reprlib
 import typing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,11 @@ _HINTS = {
 }
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 200, 200, 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 20
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads 1e-3 as a number (YAML 1.1 asks for a dot) and refuses a key given twice."""
 
@@ -42,6 +48,14 @@ class _Loader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise ConfigError(f"{key!r} is given twice in the mapping at {node.start_mark}")
         return {str(key): value for key, value in super().construct_mapping(node, deep=deep).items()}
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As its base, which leaves a date of month 99, or a tag that does not fit, to whoever happens to call it."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, KeyError, OverflowError) as exc:
+            text = f"{_shown(node.value)} is no {node.tag.rpartition(':')[2]}: {exc}"
+            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from exc
 
 
 class _Dumper(yaml.SafeDumper):
@@ -242,7 +256,7 @@ def _read(path: Path) -> Tree:
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"cannot read the configuration {path}: {exc}") from exc
     try:
-        tree = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+        tree = _value(text)
     except yaml.YAMLError as exc:
         raise ConfigError(f"{path} is not valid YAML: {exc}") from exc
     if tree is None:
@@ -252,13 +266,20 @@ def _read(path: Path) -> Tree:
     return tree
 
 
+def _value(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+    except RecursionError as exc:
+        raise yaml.YAMLError("it is nested too deeply") from exc
+
+
 def _apply(tree: Tree, setting: str) -> None:
     path, equals, text = setting.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set {setting}: expected key.path=value, for example optimizer.learning_rate=1e-3")
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+        value = _value(text)
     except yaml.YAMLError as exc:
         raise ConfigError(f"--set {setting}: {text!r} is not a YAML value: {exc}") from exc
     node: Any = tree
@@ -284,22 +305,28 @@ def _error(source: str, problems: Sequence[str]) -> ConfigError:
 
 def _describe(error: Mapping[str, Any], tree: Tree, schema: type[BaseModel]) -> str:
     loc = [str(part) for part in error["loc"]]
-    if loc[0] == "network" and len(loc) > 1 and not isinstance(tree.get("network"), list):
+    if loc[:1] == ["network"] and len(loc) > 1 and not isinstance(tree.get("network"), list):
         del loc[1]  # the user wrote a mapping; the schema holds a list of one
-    path, value = ".".join(loc), error["input"]
-    shown = f"{path} = {value!r}" if not isinstance(value, dict) else path
+    path, value = ".".join(loc) or "the whole", error["input"]
+    shown = f"{path} = {_shown(value)}" if not isinstance(value, dict) else path
     if error["type"] == "extra_forbidden":
         allowed = _fields_at(loc[:-1], schema)
         return f"{path}: unknown key{nearest(loc[-1], allowed)}; known here: {', '.join(allowed)}"
     if error["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
-        return f"{shown}: expected one of {', '.join(names)}{nearest(str(value), names)}"
+        meant = str(value) if value is None or isinstance(value, str) else ""
+        return f"{shown}: expected one of {', '.join(names)}{nearest(meant, names)}"
     if error["type"] == "string_pattern_mismatch" and loc[-1] != "name":
         return f"{shown}: expected text of one line"
     if error["type"] == "string_pattern_mismatch":
         return f"{shown}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit"
     message = _HINTS.get(error["type"], str(error["msg"]).replace("Input should be", "expected"))
     return f"{shown}: {message}"
+
+
+def _shown(value: Any) -> str:
+    """A value for an error's text: as it was given, but for what is too long to be read, which aliases make easily."""
+    return _SHORT.repr(value)
 
 
 def nearest(word: str, names: Sequence[str]) -> str:

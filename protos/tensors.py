@@ -34,6 +34,8 @@ def size_of(dtype: WireDtype, rows: int, columns: int) -> int:
     Raises:
         FrameError: no such element type.
     """
+    if not rows or not columns:
+        raise FrameError(f"a tensor is [{rows}, {columns}], expected at least one row and one column")
     stored = _STORED.get(dtype)
     if stored is None:
         raise FrameError(f"element type {int(dtype)} is none of {', '.join(NAMES)}")

@@ -38,6 +38,8 @@ SLOW = (
     "peers/test_worker",
     "contracts/test_exchange",
     "benchmarks/",
+    "fuzz/",
+    "coordinator/service/test_abuse",
 )
 """Files that take minutes: with several processes (-n) they must not be left for the end."""
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SHORTEST = 16
 """Characters that the coordinator asks of a token."""
-MAKE_TOKEN = "make one with `(umask 077; openssl rand -hex 32 > token)`, the same for the whole group"  # noqa: S105
+MAKE_TOKEN = "make one with `(umask 077; openssl rand -hex 32 > token)`, the same for the whole group"  # noqa: S105  # advice, no secret
 
 
 def token(subject: Subject) -> Iterator[Finding]:

@@ -69,7 +69,7 @@ def _closing(plan: Plan, outcome: Outcome) -> int:
 def _preempted(job: str) -> bool:
     """Whether Slurm is about to take the job's place for another one."""
     asked = ["scontrol", "show", "job", "--oneliner", job]
-    found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603
+    found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603  # Slurm's own program
     return re.search(r"\bPreemptTime=(?!None|Unknown)\S+", found.stdout) is not None
 
 

@@ -228,7 +228,7 @@ def _check(done: subprocess.CompletedProcess[str]) -> None:
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER)  # noqa: S603
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER)  # noqa: S603  # Slurm's own programs
     except FileNotFoundError as exc:
         raise ConfigError(
             f"launcher.kind = 'slurm': there is no {command[0]} on PATH; run this on a login node of the cluster, or "

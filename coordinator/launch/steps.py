@@ -77,5 +77,5 @@ class JobSite:
 def nodes_of_job() -> list[str]:
     """Names of the nodes of the job that this process runs in."""
     asked = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
-    found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603
+    found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603  # Slurm's own program
     return found.stdout.split()

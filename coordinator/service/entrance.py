@@ -14,6 +14,8 @@ from protos.tensors import name_of
 REQUEST_BYTES = 16
 MAX_FACTS = 64
 MAX_SAVED = 4096
+MAX_INCARNATION = 2**31
+"""What a newcomer may claim to have been: each that follows counts one further, and must fit into 32 bits."""
 
 
 def judge(request: JoinRequest, settings: ServiceSettings, agreed: Mapping[str, str]) -> Refusal | None:
@@ -36,6 +38,8 @@ def judge(request: JoinRequest, settings: ServiceSettings, agreed: Mapping[str, 
         first, last = settings.places
         text = f"this relay has places for peers {first} to {last}, not for {outside}: join the relay that has, or ask"
         return Refusal(DISAGREES, f"{text} for no id")
+    if any(wish.incarnation > MAX_INCARNATION for wish in request.peers):
+        return Refusal(MALFORMED, f"a peer asks for an incarnation above {MAX_INCARNATION}")
     differences = list(_differences(request, settings, agreed))
     if differences:
         text = f"{'; '.join(differences)}; start all workers with the same configuration, data and version"

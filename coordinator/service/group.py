@@ -107,7 +107,7 @@ class Group:
             return code
         if self.phase == OVER:
             return ENDED
-        if gone is not None:
+        if gone is not None or number not in self.membership.workers:  # gone so long that it is forgotten
             return EXPELLED
         self.membership.beat(number, now)
         self.membership.workers[number].absent = publication.absent

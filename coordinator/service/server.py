@@ -46,6 +46,8 @@ from protos.frames import message_limit
 PARTING = 1.0
 """Seconds that calls under way have to end, when the process does."""
 FRAME_BYTES = 16 * 1024 * 1024 - 1
+HANDSHAKE_MS = 5000
+"""Milliseconds that a connection has for TLS and HTTP/2's greeting; who falls silent in them keeps no descriptor."""
 
 logger = logging.getLogger(__name__)
 
@@ -197,6 +199,7 @@ def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", max(limit, reports)),
         ("grpc.max_concurrent_streams", 64),  # of one connection: a peer has its stream, heartbeats and a status
         ("grpc.http2.max_frame_size", FRAME_BYTES),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),  # gRPC's own default is two minutes
         ("grpc.keepalive_time_ms", int(max(1.0, settings.heartbeat) * 1000)),
         ("grpc.keepalive_timeout_ms", int(max(1.0, settings.heartbeat) * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),

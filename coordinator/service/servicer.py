@@ -105,6 +105,6 @@ def _report_problem(reports: Mapping[int, bytes], worker: Worker | Gone, limit: 
             return f"the report of peer {peer} has {len(report)} bytes, at most {limit} are kept"
         try:
             json.loads(report)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             return f"the report of peer {peer} is no JSON: {exc}"
     return None

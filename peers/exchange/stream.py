@@ -31,6 +31,7 @@ import grpc
 
 from peers.errors import DisagreementError, ExchangeError
 from peers.exchange.stream_access import Access
+from peers.exchange.stream_checks import checked, pause_of, tensors_of
 from peers.exchange.stream_link import Link, Lost
 from peers.exchange.stream_outcomes import (
     Admission,
@@ -47,8 +48,8 @@ from peers.exchange.stream_outcomes import (
 from peers.exchange.tree import tree_sum
 from protos import consensus_pb2 as pb
 from protos.consensus_pb2_grpc import CoordinatorStub
-from protos.frames import Frame, pieces
-from protos.tensors import NAMES, Float32, as_sent, from_wire, size_of, to_wire
+from protos.frames import Frame, FrameError
+from protos.tensors import NAMES, Float32, as_sent, size_of, to_wire
 
 CALL = 10.0
 """Seconds that one control call may take."""
@@ -253,12 +254,13 @@ class StreamClient:
             if reply.code == pb.OK:
                 ticket = pb.Ticket()
                 ticket.CopyFrom(reply.ticket)
-                return ticket
+                return checked(ticket, len(info.peers))
             if reply.code in (pb.WRONG_RUN, pb.DISAGREES):
                 raise DisagreementError(f"the coordinator at {self._access.address} refuses this worker: {reply.text}")
-            if reply.code not in (pb.INDEX_HELD, pb.TOO_FAST) or time.monotonic() + reply.retry_after > end:
+            pause = pause_of(reply.retry_after)
+            if reply.code not in (pb.INDEX_HELD, pb.TOO_FAST) or time.monotonic() + pause > end:
                 raise RefusedError(reply.code, reply.text)
-            self._pause(reply.retry_after)
+            self._pause(pause)
 
     def _call(self, call: Callable[[], Any], patience: float) -> Any:
         """A control call, tried again while the coordinator is away; its refusals in words."""
@@ -324,11 +326,13 @@ class StreamClient:
         raise RefusedError(reply.code, reply.text)
 
     def _result(self, frame: Frame) -> RoundResult:
-        header, result = frame.header, frame.header.result
+        assert self._info is not None  # noqa: S101  # it has published
+        result = frame.header.result
+        try:
+            tensors = tensors_of(frame, self._info.shape)
+        except FrameError as exc:
+            raise ExchangeError(f"the coordinator at {self._access.address} sent what is no result: {exc}") from exc
         self._next = result.next
-        count = len(result.peers) if result.content == pb.MEMBERS else 1
-        cut = pieces(frame, count) if count else ()
-        tensors = [from_wire(data, header.dtype, header.rows, header.columns) for data in cut]
         return RoundResult(
             result.round,
             result.epoch,

@@ -157,7 +157,8 @@ class RefusedError(ExchangeError):
     """
 
     def __init__(self, code: ReplyCode, text: str) -> None:
-        super().__init__(f"{ReplyCode.Name(code)}: {text}")
+        known = code in ReplyCode.values()  # a coordinator of another version may have more of them
+        super().__init__(f"{ReplyCode.Name(code) if known else f'reply code {int(code)}'}: {text}")
         self.code, self.text = code, text
 
 

@@ -29,7 +29,7 @@ from tests.coordinator.service.processes import together, until
 SCREEN = 24
 COORDINATOR = str(BIN / "coordinator")
 TOKEN = "the group's own secret, 0123456789"  # noqa: S105  # of these tests alone
-WRONG_TOKEN = "not the secret of this group"  # noqa: S105
+WRONG_TOKEN = "not the secret of this group"  # noqa: S105  # of these tests alone
 BATCH = b"b" * 16
 RUN = ("run.name=run", "group.peers=2", "run.rounds=3")
 SMALL = (*RUN, "data.batch=4", "network.width=8")

@@ -80,9 +80,11 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=2, default=(4, 8))
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--token")
+    parser.add_argument("--ca")
     given = parser.parse_args()
     shape = (given.shape[0], given.shape[1])
-    client = StreamClient(Access(given.address), shared=not given.stream)
+    client = StreamClient(Access(given.address, token=given.token, ca=given.ca), shared=not given.stream)
     info = WorkerInfo("run", (PeerWish(given.peer),), shape)
     with open(given.out, "a") as out:
         while True:
