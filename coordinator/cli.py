@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_status(commands.add_parser("status", help="show what a coordinator's group is doing"))
     _add_stop(commands.add_parser("stop", help="end a coordinator's run, for all its peers"))
     _add_certs(commands.add_parser("certs", help="make certificates for a coordinator beyond this machine"))
+    _add_replay(commands.add_parser("replay", help="run a run again from its journals, and compare bit for bit"))
     _add_doctor(commands.add_parser("doctor", help="find what stands between this machine and a run"))
     return parser
 
@@ -130,6 +131,13 @@ def _add_certs(parser: argparse.ArgumentParser) -> None:
         help="name or address by which peers reach the coordinator; repeatable",
     )
     parser.set_defaults(run=_certs)
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="folder of the run, e.g. runs/digits; nothing in it is changed")
+    parser.add_argument("--state", metavar="DIR", help="the coordinator's; by default where the configuration says")
+    parser.add_argument("--json", action="store_true", help="what was compared and what differs, as one JSON object")
+    parser.set_defaults(run=_replay)
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -257,6 +265,14 @@ def _certs(options: argparse.Namespace) -> int:
     for path in vars(made).values():
         sys.stdout.write(f"{path}\n")
     return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from coordinator.replay.command import run
+
+    return run(options.folder, options.state, as_json=options.json, console=Console(highlight=False, markup=False))
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ OUT/NAME/config.yaml          the resolved configuration
          tensorboard/         the same for TensorBoard
          logs/                worker-N.log
          checkpoints/         peer-000/ ...
+         journal/             peer-000.jsonl ..., when each peer began and which rounds it missed
          snapshots/           peer-000/ ..., where checkpoint.snapshots asks for them
          summary.json         once the run has ended
          analysis.json        what its features hold, where an experiment asked for that
@@ -61,6 +62,10 @@ class RunFolder:
     def logs(self) -> Path:
         """Folder of the workers' logs."""
         return self.path / "logs"
+
+    def journal(self, peer: int) -> Path:
+        """What one peer's weights depend on, beside its configuration; see `peers.journal`."""
+        return self.path / "journal" / f"peer-{peer:03d}.jsonl"
 
     @property
     def summary(self) -> Path:

@@ -18,6 +18,7 @@ from peers.config import Config
 from peers.crew import Crew
 from peers.data import Data, Schedule, batch_digest
 from peers.exchange.base import Consensus, Ended, Exchange, Missed, Outcome
+from peers.journal import Journal, Skip
 from peers.metrics import Recorder
 from peers.peer import Peer, Step
 from peers.probes.collapse import deviation, disagreement, effective_rank
@@ -41,6 +42,7 @@ class Trainer:
         save: called with (peer, rounds done) when a checkpoint is due.
         keep: called with (peer, rounds done) when a snapshot is due.
         snapshots: numbers of rounds done after which it is.
+        journal: where missed rounds and the end go; None keeps none.
         stopping: whether this worker was asked to stop.
         live_before: live k-NN of each hosted peer at initialization; goes into the first record.
         last_live: the newest live k-NN of each hosted peer, percent.
@@ -60,6 +62,7 @@ class Trainer:
     live_before: dict[int, float]
     keep: Callable[[Peer, int], object]
     snapshots: Collection[int]
+    journal: Journal | None = None
     last_live: dict[int, float] = field(default_factory=dict)
     ended: str | None = None
     _writer: ThreadPoolExecutor = field(init=False)
@@ -125,11 +128,16 @@ class Trainer:
         """Count and tell that a round went by without a step."""
         logger.warning("round %d skipped (%s): %s", missed.round, missed.reason, missed.text)
         self._drain()
+        if self.journal is not None:
+            self.journal.skip(Skip(missed.round, missed.reason, missed.next_round))
         for peer in self.peers:
             peer.skip(missed.reason)
             self.recorder.record(peer.id, missed.round, {"skipped": missed.reason})
 
     def _stop(self, done: int) -> int:
+        if self.journal is not None:  # first: it tells whose the checkpoint is
+            why = "complete" if done >= self.rounds else self.ended or "stopped"
+            self.journal.end(done, why)
         self._save_all(done)
         return done
 

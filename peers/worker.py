@@ -26,6 +26,7 @@ from peers.errors import ConfigError, PeersError
 from peers.exchange.base import Exchange, Hello, Ticket
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.inprocess import InProcessGroup
+from peers.journal import Journal, Life, Terms
 from peers.memory import keep_memory
 from peers.metrics import Recorder, forget_after
 from peers.peer import Peer
@@ -87,6 +88,7 @@ class Worker:
         self.crew = Crew(len(ids), self.device, threads, place.local_world)
         self.exchange, self.kind = self._exchange()
         self.peers: list[Peer] = []
+        self.journal: Journal | None = None
         self.spent = 0.0
 
     def run(self) -> None:
@@ -97,6 +99,7 @@ class Worker:
         logger.info("process %d hosts peers %s of %s on %s", os.getpid(), ids, list(ticket.members), self.device)
         locks = [PeerLock(self.folder, i, PATIENCE if self.existing == "resume" else 0.0) for i in ids]
         log_to_file(self.folder.logs / f"worker-{ids[0] if self.exchange.elastic else self.place.rank}.log")
+        self.journal = Journal(self.folder, ids)
         self.peers = [self._peer(i, ticket) for i in ids]
         first = self._restore(ticket)
         self._train(first)
@@ -173,6 +176,7 @@ class Worker:
         checkpoint, however old, and goes on with the group's round.
         """
         first, newest = ticket.first_round, 0
+        terms = Terms.of(sorted(ticket.incarnations), self.kind, self.device)
         for peer in self.peers:
             own = [round_ for round_ in self.saved.get(peer.id, ()) if round_ <= first]
             newest = own[-1] if own else 0
@@ -182,6 +186,9 @@ class Worker:
             elif self.saved.get(peer.id):
                 logger.warning("not all peers have saved a common round: peer %d begins again", peer.id)
             self._checkpoints(peer.id).discard_after(newest)
+            if self.journal is not None:
+                admitted = ticket.incarnations[peer.id]
+                self.journal.begin(peer.id, Life(first, peer.incarnation, newest, admitted, ticket.epoch, terms))
         if self.place.rank == 0 and not self.exchange.elastic:
             forget_after(self.folder, first)
         return first
@@ -205,6 +212,7 @@ class Worker:
                 live_before=before,
                 keep=lambda peer, done: snapshots.save(self.folder, peer.id, done, peer.network),
                 snapshots=snapshots.chosen(self.config.checkpoint.snapshots, self.grounds.rounds),
+                journal=self.journal,
             )
             done = trainer.run(first)
         finally:

@@ -5,6 +5,8 @@ the last words; with them the course of the rounds and the last settled one with
 changes with every round, course and last round, goes to the `Ledger` alone. An entry there counts if it was made with
 the facts that the database has: one that was on its way to it when the coordinator died does not.
 
+A third file, the `Journal`, tells how it all came about, for whoever replays the run.
+
 Everything that one step changed is kept before anybody is told. It survives the death of the process, not always that
 of the machine (then the last rounds may be missing, and the peers are told that they are ahead).
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ from typing import Any
 import xxhash
 
 from coordinator.service.aggregate import Outcome
+from coordinator.service.journal import Journal
 from coordinator.service.ledger import FILES, DamagedError, Ledger
 from coordinator.service.rounds import Settled
 from peers.errors import RunFolderError
@@ -79,7 +83,7 @@ class Store:
         try:
             self._occupy()
             self._db = self._open()
-            self._ledger = self._open_ledger()
+            self._ledger, self._journal = self._open_files()
         except BaseException:
             os.close(self._lock)
             raise
@@ -88,6 +92,7 @@ class Store:
 
     def close(self) -> None:
         """Write the log back and let others use the folder."""
+        self._journal.close()
         self._ledger.close()
         self._db.close()
         os.close(self._lock)
@@ -110,8 +115,11 @@ class Store:
                     newest, payload, self._step = json.loads(entry.text), entry.payload, entry.step
                     break
             self._outcome = _outcome(newest, payload)
+            self._journal.catch_up(newest["course"], facts["roll"], self._outcome)
             reports = dict(self._db.execute("SELECT peer, report FROM reports"))
             return Kept(newest["course"], facts["roll"], facts["agreed"], self._outcome, reports)
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
         except (sqlite3.Error, DamagedError, KeyError, TypeError, ValueError) as exc:
             raise self._damaged(str(exc)) from exc
 
@@ -140,11 +148,9 @@ class Store:
                 self._transact([*changed, ("version", self._version), ("newest", newest)], payload, reports or {})
             else:
                 self._ledger.write(self._step, self._version, json.dumps(newest).encode(), payload)
+            self._journal.note(course, roll, outcome)
         except (OSError, sqlite3.Error) as exc:
-            raise RunFolderError(
-                f"state folder {self._folder} cannot be written: {exc}; the coordinator stops rather than close rounds "
-                f"that it would forget: free the disk and start it again"
-            ) from exc
+            raise self._unwritable(exc) from exc
 
     def _transact(
         self, facts: Sequence[tuple[str, object]], payload: Sequence[Buffer], reports: Mapping[int, bytes]
@@ -164,9 +170,16 @@ class Store:
             raise ValueError("the last result does not fit its checksum")
         return bytes(payload)
 
-    def _open_ledger(self) -> Ledger:
+    def _open_files(self) -> tuple[Ledger, Journal]:
+        found = self._db.execute("SELECT value FROM facts WHERE name = 'born'").fetchone()
+        born = json.loads(found[0]) if found else ""
         try:
-            return Ledger(self._folder)
+            ledger = Ledger(self._folder)
+            try:
+                return ledger, Journal(self._folder, born, self._identity["run_id"])
+            except BaseException:
+                ledger.close()
+                raise
         except OSError as exc:
             self._db.close()
             raise RunFolderError(f"state folder {self._folder} cannot be used: {exc}; free the disk") from exc
@@ -209,6 +222,7 @@ class Store:
             for statement in _TABLES:
                 db.execute(statement)
             facts = [(name, json.dumps(value)) for name, value in self._identity.items()]
+            facts.append(("born", json.dumps(secrets.token_hex(8))))
             db.executemany("INSERT INTO facts VALUES (?, ?)", facts)
 
     def _identify(self, db: sqlite3.Connection) -> None:
@@ -221,6 +235,12 @@ class Store:
                     f"state folder {self._folder} belongs to another run: its {name} is {found[name]}, expected {due}; "
                     f"give another folder with --state, or continue that run with its own configuration"
                 )
+
+    def _unwritable(self, exc: Exception) -> RunFolderError:
+        return RunFolderError(
+            f"state folder {self._folder} cannot be written: {exc}; the coordinator stops rather than close rounds "
+            f"that it would forget: free the disk and start it again"
+        )
 
     def _damaged(self, how: str) -> RunFolderError:
         return RunFolderError(
@@ -256,7 +276,8 @@ def forget(state: Path) -> None:
     """Remove a store, if there is one: a run that is launched anew forms its group at the newest round all have saved.
 
     Args:
-        state: its folder; whatever else lies there stays.
+        state: its folder; whatever else lies there stays, the journal of what was before, too: the checkpoints that
+            the run goes on from came about in those rounds.
     """
     for path in (*state.glob(f"{FILE}*"), *(state / name for name in FILES)):  # SQLite's log lies beside its file
         path.unlink(missing_ok=True)

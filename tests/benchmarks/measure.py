@@ -157,12 +157,6 @@ def save(name: str, tables: Sequence[Table], details: Mapping[str, Any], out: Pa
     sys.stdout.write("\n\n".join(table.markdown() for table in tables) + f"\n\nwritten to {out}\n")
 
 
-def load(name: str) -> dict[str, Any]:
-    """Results as they were saved."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return found
-
-
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
