@@ -183,6 +183,8 @@ class Checkpoints:
             (self.folder / "latest").unlink(missing_ok=True)
         for newer in self.rounds()[len(kept) :]:
             self._remove(newer)
+        for aside in self.folder.glob(".*.new"):
+            aside.unlink(missing_ok=True)  # of a process that was killed while it wrote: this one holds the peer's lock
 
     def _point_to(self, path: Path) -> None:
         """Move `latest`; it is replaced in one step, so that it always leads to a checkpoint."""

@@ -29,6 +29,9 @@ class ForkServer:
         modules: to import besides those that every worker needs.
     """
 
+    program = "peers.forkserver"
+    """The module that is the server."""
+
     def __init__(self, modules: tuple[str, ...]) -> None:
         descriptor, name = tempfile.mkstemp(prefix="peer-consensus-forkserver-", suffix=".stderr")
         os.close(descriptor)
@@ -38,7 +41,7 @@ class ForkServer:
         self._codes: dict[int, int] = {}
         with log.open("ab") as file:
             self._popen = subprocess.Popen(  # noqa: S603  # the project's own program
-                (sys.executable, "-m", "peers.forkserver", *modules),
+                (sys.executable, "-m", self.program, *modules),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -160,8 +163,9 @@ class Fork(Member):
         return Ended(None, LOST)
 
     def stop(self) -> None:
-        """See `Member.stop`."""
+        """See `Member.stop`; one that is stopped goes on, or it would not hear of it."""
         self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """See `Member.kill`."""

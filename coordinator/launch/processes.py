@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,8 +53,9 @@ class Child(Member):
         return None if code is None else Ended(code)
 
     def stop(self) -> None:
-        """See `Member.stop`."""
+        """See `Member.stop`; one that is stopped goes on, or it would not hear of it."""
         self._popen.terminate()
+        self._popen.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """See `Member.kill`."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,6 +24,8 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from peers.draws import Rule
 from peers.errors import ExchangeError
@@ -84,7 +87,8 @@ class CollectiveExchange(Exchange):
         choose_interface(self._interface)
         backend = "nccl" if self._device.type == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, timeout=self._window)
+            store, rank, world = next(rendezvous("env://", timeout=self._window))
+            dist.init_process_group(backend, None, self._window, world, rank, _fresh(store))
             self._rounds = cast(dist.ProcessGroup, dist.new_group(timeout=self._deadline))
             said = self._gather_json(_hello_to_json(hello))
         except (RuntimeError, ValueError) as exc:
@@ -329,3 +333,15 @@ def _hello_from_json(value: Any) -> Hello:
         rule=Rule(**value["rule"]),
         wire=value["wire"],
     )
+
+
+def _fresh(store: Any) -> Any:
+    """The part of a store that belongs to this start of the group.
+
+    An agent of torchrun keeps its store when it starts its workers again, and with it the addresses of those that have
+    ended: who is faster than another would try to connect to where that one was, and fail. Agents on several hosts
+    count restarts each for itself, so there the store stays one.
+    """
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return store
+    return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

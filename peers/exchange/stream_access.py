@@ -52,6 +52,7 @@ class Access:
             ("grpc.http2.max_frame_size", FRAME_BYTES),
             ("grpc.keepalive_time_ms", int(max(1.0, keepalive) * 1000)),
             ("grpc.keepalive_timeout_ms", int(max(1.0, keepalive) * 1000)),
+            ("grpc.http2.ping_timeout_ms", int(max(1.0, keepalive) * 1000)),  # or a minute, whatever the one before
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 100),

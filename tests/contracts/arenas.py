@@ -14,6 +14,7 @@ import torch
 
 from peers.exchange.base import Exchange
 from peers.exchange.collective import CollectiveExchange
+from peers.exchange.faulty import FaultyExchange
 from peers.exchange.inprocess import InProcessGroup
 from tests.contracts.scenarios import DEADLINE, Spec
 
@@ -57,6 +58,15 @@ class InProcessArena:
         return run_in_threads(scenario, spec, [group.exchange() for _ in spec.hosted])
 
     def close(self) -> None: ...
+
+
+class FaultyArena(InProcessArena):
+    """Workers are threads, and each has a fault plan with nothing in it."""
+
+    def run(self, scenario: Scenario, spec: Spec) -> list[Any]:
+        group = InProcessGroup(len(spec.hosted), round_deadline=DEADLINE, join_window=WINDOW)
+        exchanges = [FaultyExchange(group.exchange(), (), lambda fault: None) for _ in spec.hosted]
+        return run_in_threads(scenario, spec, exchanges)
 
 
 class CollectiveArena:

@@ -13,7 +13,7 @@ from peers.draws import Rule
 from peers.exchange.base import Missed
 from peers.targets import median, trimmed_mean
 from tests.contracts import scenarios
-from tests.contracts.arenas import Arena, CollectiveArena, InProcessArena
+from tests.contracts.arenas import Arena, CollectiveArena, FaultyArena, InProcessArena
 from tests.contracts.coordinated_arena import CoordinatedArena
 from tests.contracts.scenarios import SEED, Spec
 
@@ -22,7 +22,11 @@ PACKED = ((0, 1), (2, 3))
 UNEVEN = ((0, 1), (2,))
 
 
-FIXED: dict[str, Callable[[], Arena]] = {"inprocess": InProcessArena, "collective": CollectiveArena}
+FIXED: dict[str, Callable[[], Arena]] = {
+    "inprocess": InProcessArena,
+    "collective": CollectiveArena,
+    "faulty": FaultyArena,
+}
 ELASTIC: dict[str, Callable[[], Arena]] = {
     "stream": CoordinatedArena,
     "shared": functools.partial(CoordinatedArena, shared=True),

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import random
 import signal
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.commands import TINY, rounds_recorded, summary
+from peers.exchange.faulty import Fault
+from tests.commands import TINY, summary
 from tests.conftest import Start
+from tests.faults.conftest import TIMES, Through
 from tests.faults.elastic import ElasticGroup
+from tests.faults.judge import judge
+from tests.faults.plan import NOBODY, FaultPlan
 
 Elastic = Callable[..., ElasticGroup]
 
-HEARTBEAT, DEADLINE = 2.0, 4.0
-TIMES = (f"exchange.heartbeat={HEARTBEAT}", f"exchange.round_deadline={DEADLINE}", "exchange.join_window=60")
+DIGITS = (*TIMES, "device=cpu", "checkpoint.every=5", "metrics.every=1", "metrics.tensorboard=false", "probe.every=0")
 
 
 @pytest.fixture
@@ -36,63 +37,17 @@ def elastic(start: Start, tmp_path: Path) -> Iterator[Elastic]:
 
 
 @pytest.mark.timeout(300)
-def test_six_peers_survive_everything(elastic: Elastic) -> None:
+def test_six_peers_survive_everything(through: Through) -> None:
     """Two are killed, one of them comes back; one is stopped past its heartbeat and wakes up; one is new; the
     coordinator is killed. The run ends by itself, receipts agree, no stall exceeds the deadline by a second.
     """  # noqa: D205  # the claim has two sentences
-    group = elastic(
-        *TIMES, "group.peers=6", "run.rounds=1500", "data.batch=512",
-        "optimizer.learning_rate=2e-5", "checkpoint.every=20", "metrics.every=1", "metrics.tensorboard=false",
-        "probe.every=0",
-    )  # fmt: skip
     dice = random.SystemRandom()
-    for peer in range(6):
-        group.worker("--peer", str(peer))
-    group.reached(dice.randrange(5, 40))
-
-    group.workers[1].process.kill()  # for good
-    group.workers[0].until(lambda: 1 not in group.members())
-    group.reached(rounds_recorded(group.folder) + dice.randrange(25, 50))  # everybody has saved round 20
-
-    group.workers[2].process.kill()
-    group.workers[0].until(lambda: 2 not in group.members())
-    back, newcomer = group.worker("--peer", "2", "--resume", "auto"), group.worker()
-
-    group.workers[3].process.send_signal(signal.SIGSTOP)
-    group.workers[0].until(lambda: 3 not in group.members())
-    group.workers[3].process.send_signal(signal.SIGCONT)
-    group.workers[3].until(lambda: "expelled: " in group.workers[3].output.read_text())
-
-    back.until(lambda: "peer 2 resumed at round" in back.output.read_text())
-    newcomer.until(lambda: len(group.members()) == 6)
-    assert group.members() == {0, 1, 2, 3, 4, 5}  # the newcomer has taken the id that was left behind
-
-    began = time.monotonic()
-    group.restart_coordinator()
-    away = time.monotonic() - began
-    group.reached(rounds_recorded(group.folder) + 20)
-
-    for place, worker in enumerate(group.workers):
-        if place not in (1, 2):
-            code, output = worker.wait(200)
-            assert code == 0, output
-    assert group.coordinator.wait()[0] == 0
-    _judge(group, away)
-
-
-def _judge(group: ElasticGroup, away: float) -> None:
-    receipts = defaultdict(set)
-    for record in group.records():
-        if "receipt" in record:
-            receipts[record["round"]].add((record["receipt"], record["count"]))
-    assert all(len(seen) == 1 for seen in receipts.values()), "members of a round got different receipts"
-    seconds: dict[int, float] = defaultdict(float)
-    for record in group.records():
-        seconds[record["round"]] = max(seconds[record["round"]], record.get("seconds", 0.0))
-    longest = sorted(seconds.values())
-    assert longest[-2] <= DEADLINE + 1
-    assert longest[-1] <= DEADLINE + 1 + away  # one round had to wait until the coordinator was back, too
-    result = summary(group.folder)
+    rounds = sorted(dice.sample(range(10, 90), 4))
+    kinds = (("replaced", 1), ("sigkill", 2), ("sigstop", 3), ("coordinator_kill", NOBODY))
+    plan = FaultPlan(tuple(Fault(kind, at, peer) for at, (kind, peer) in zip(rounds, kinds, strict=True)))
+    told = through(plan, "optimizer.learning_rate=5e-4", base=DIGITS, peers=6)
+    judge(told)
+    result = summary(told.folder)
     assert {report["peer"] for report in result["per_peer"]} == {0, 1, 2, 3, 4, 5}
     by_peer = {report["peer"]: report for report in result["per_peer"]}
     assert by_peer[1]["incarnation"] > 0, "a newcomer is a new network, not a copy of the one whose id it has"
