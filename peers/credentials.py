@@ -47,4 +47,5 @@ def access(config: Config, address: str) -> Access:
         ca=None if certs is None else str(Path(certs) / "ca.pem"),
         certificate=str(Path(certs) / "peer.pem") if certs is not None and mutual else None,
         key=str(Path(certs) / "peer.key") if certs is not None and mutual else None,
+        keepalive=config.exchange.heartbeat,
     )

@@ -202,6 +202,10 @@ def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),  # gRPC's own default is two minutes
         ("grpc.keepalive_time_ms", int(max(1.0, settings.heartbeat) * 1000)),
         ("grpc.keepalive_timeout_ms", int(max(1.0, settings.heartbeat) * 1000)),
+        (
+            "grpc.http2.ping_timeout_ms",
+            int(max(1.0, settings.heartbeat) * 1000),
+        ),  # or a minute, whatever the one before
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 500),
         ("grpc.so_reuseport", 0),  # two coordinators on one port would share the peers between them

@@ -15,9 +15,11 @@ the lane. The stream stays: it says who lives, and takes over where there is no 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Sequence
 
@@ -53,6 +55,7 @@ class Lane:
 
     def __init__(self, connected: socket.socket, key: bytes, limit: int, patience: float) -> None:
         self._socket = connected
+        self._sending, self._receiving = threading.Lock(), threading.Lock()
         self._inbox = Inbox(limit)
         self._patience = CONNECT
         try:
@@ -99,17 +102,12 @@ class Lane:
             OSError: the lane is broken.
         """
         parts = [LENGTH.pack(sum(len(part) for part in message)), *message]
-        self._socket.settimeout(self._patience)
-        if isinstance(self._socket, ssl.SSLSocket):
-            self._socket.sendall(b"".join(parts))
-            return
-        left = [memoryview(part) for part in parts]
-        while left:
-            sent = self._socket.sendmsg(left)
-            while left and sent >= len(left[0]):
-                sent -= len(left.pop(0))
-            if sent:
-                left[0] = left[0][sent:]
+        with self._sending:
+            self._socket.settimeout(self._patience)
+            if isinstance(self._socket, ssl.SSLSocket):
+                self._socket.sendall(b"".join(parts))
+            else:
+                _send_all(self._socket, parts)
 
     def receive(self, timeout: float) -> Buffer:
         """The next message.
@@ -120,24 +118,25 @@ class Lane:
             FrameTooLargeError: it is longer than any may be.
         """
         end = time.monotonic() + timeout
-        while (message := self._inbox.take()) is None:
-            left = end - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            read = self._socket.recv_into(self._inbox.room())
-            if not read:
-                raise ConnectionResetError("the coordinator closed the lane")
-            self._inbox.took(read)
-        return message
+        with self._receiving:
+            while (message := self._inbox.take()) is None:
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._socket.settimeout(left)
+                read = self._socket.recv_into(self._inbox.room())
+                if not read:
+                    raise ConnectionResetError("the coordinator closed the lane")
+                self._inbox.took(read)
+            return message
 
     def close(self) -> None:
         """End the lane, for a thread that waits for a message too; any number of times."""
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # it is closed, by either side
-        finally:
+        with contextlib.suppress(OSError):  # it is closed, by either side
+            # Not SSLSocket's own, which would let go of the keys under the thread that still reads with them.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        # Threads that wait are awake now. Before they have let go, the descriptor must not become another connection's.
+        with self._sending, self._receiving:
             self._socket.close()
 
 
@@ -196,6 +195,16 @@ class Inbox:
         self._message[: len(body)] = body
         self._first = self._end = 0
         return None
+
+
+def _send_all(connected: socket.socket, parts: Sequence[Buffer]) -> None:
+    left = [memoryview(part) for part in parts]
+    while left:
+        sent = connected.sendmsg(left)
+        while left and sent >= len(left[0]):
+            sent -= len(left.pop(0))
+        if sent:
+            left[0] = left[0][sent:]
 
 
 def laid(messages: Sequence[Sequence[Buffer]]) -> bytes:

@@ -29,6 +29,7 @@ class Access:
         ca: PEM file of the authority that signed the coordinator's certificate; None is plain text.
         certificate: PEM file of the peer's own certificate, for mutual TLS.
         key: PEM file of its private key.
+        keepalive: seconds between two signs of life on an idle connection, and to wait for the answer to one.
     """
 
     address: str
@@ -36,23 +37,22 @@ class Access:
     ca: str | None = None
     certificate: str | None = None
     key: str | None = None
+    keepalive: float = 10.0
 
-    def channel(self, keepalive: float = 10.0) -> Any:
+    def channel(self) -> Any:
         """A gRPC channel with a connection of its own.
-
-        Args:
-            keepalive: seconds between two signs of life on an idle connection.
 
         Raises:
             ConfigError: a certificate cannot be read.
         """
+        keepalive = int(max(1.0, self.keepalive) * 1000)
         options = [
             ("grpc.max_receive_message_length", -1),  # the coordinator is trusted, and bounds its frames itself
             ("grpc.max_send_message_length", max(CHUNK + HEADER_LIMIT + PREFIX.size, FRAME_BYTES)),
             ("grpc.http2.max_frame_size", FRAME_BYTES),
-            ("grpc.keepalive_time_ms", int(max(1.0, keepalive) * 1000)),
-            ("grpc.keepalive_timeout_ms", int(max(1.0, keepalive) * 1000)),
-            ("grpc.http2.ping_timeout_ms", int(max(1.0, keepalive) * 1000)),  # or a minute, whatever the one before
+            ("grpc.keepalive_time_ms", keepalive),
+            ("grpc.keepalive_timeout_ms", keepalive),
+            ("grpc.http2.ping_timeout_ms", keepalive),  # or a minute, whatever the one before
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 100),

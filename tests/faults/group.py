@@ -15,6 +15,7 @@ import psutil
 
 from coordinator import console
 from peers.exchange.faulty import Fault
+from peers.exchange.shared import FOLDER
 from peers.exchange.stream_access import Access
 from peers.files import write_atomically
 from protos.consensus_pb2 import StatusRequest
@@ -270,6 +271,9 @@ class Group:
             if running.process.poll() is None:
                 os.kill(running.process.pid, signal.SIGCONT)
             running.reap()
+            if self.clocks:  # what libfaketime leaves of a process that was killed
+                for name in ("faketime_shm_", "sem.faketime_sem_"):
+                    (FOLDER / f"{name}{running.process.pid}").unlink(missing_ok=True)
         if self._way_in is not None:
             self._way_in.close()
         for thing in (*self.proxies.values(), *self.limits.values(), *self.disks.values()):
