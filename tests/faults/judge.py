@@ -8,17 +8,15 @@ for all, with exit code 0. Nothing is left: no process, port, shared memory, fil
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 import socket
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from coordinator.replay import Replayed, replay
 from peers.metrics import records
 from tests.faults.harness import Told, segments
 from tests.faults.worker import held
@@ -97,12 +95,9 @@ def left_nothing(told: Told) -> None:
     assert not aside, f"files that were being written are left: {aside}"
 
 
-def replayed(folder: Path, state: Path) -> Any:
+def replayed(folder: Path, state: Path) -> Replayed:
     """Every round again, in process, from what the run has written down: the same receipts, the same weights."""
-    if importlib.util.find_spec("coordinator.replay") is None:
-        return None
-    replay: Any = importlib.import_module("coordinator.replay")
-    result = replay.replay(folder, state)
+    result = replay(folder, state)
     assert not result.differences, result.differences
     assert result.rounds, "nothing was replayed"
     return result

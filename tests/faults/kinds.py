@@ -235,27 +235,24 @@ def partition(group: Group, fault: Fault) -> Course:
 def disk_full(group: Group, fault: Fault) -> Course:
     """It cannot save, says so and ends; with room on its disk it comes back."""
     disk = group.disks[fault.peer]
-    disk.fill()
-    yield from _cannot_save(group, fault, "No space left on device")
-    disk.free()
-    yield from _again(group, fault.peer)
+    return _bad_disk(group, fault, disk.fill, disk.free, "No space left on device")
 
 
 def read_only(group: Group, fault: Fault) -> Course:
     """The same, with a disk that takes no changes."""
     disk = group.disks[fault.peer]
-    disk.read_only()
-    yield from _cannot_save(group, fault, "Read-only file system")
-    disk.writable()
-    yield from _again(group, fault.peer)
+    return _bad_disk(group, fault, disk.read_only, disk.writable, "Read-only file system")
 
 
-def _cannot_save(group: Group, fault: Fault, why: str) -> Course:
+def _bad_disk(group: Group, fault: Fault, spoil: Callable[[], object], mend: Callable[[], object], why: str) -> Course:
+    spoil()
     yield _ended(group, fault.peer)
     code, output = group.workers[fault.peer].wait()
     assert code == 2, output
     assert f"peer {fault.peer}: cannot save a checkpoint" in output, output
     assert why in output, output
+    mend()
+    yield from _again(group, fault.peer)
 
 
 def coordinator_kill(group: Group, fault: Fault) -> Course:

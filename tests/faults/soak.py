@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from coordinator.replay import Replayed
 from peers.exchange.faulty import LASTING, Fault
 from tests.benchmarks.measure import note
 from tests.faults.draw import Terms, draw
@@ -232,7 +233,7 @@ def judged(group: Group, soak: Soak, before: frozenset[str]) -> dict[str, Any]:
     def all_receipts() -> None:
         closed.update(receipts(group.folder))
 
-    replay: list[Any] = []
+    replay: list[Replayed] = []
     checks: dict[str, Callable[[], object]] = {
         "receipts": all_receipts,
         "stalls": lambda: bounded(stalls(group.folder, group.faults), DEADLINE, group.away),
