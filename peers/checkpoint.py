@@ -49,6 +49,10 @@ class Checkpoints:
         self.facts = json.loads(json.dumps(dict(facts)))
         self.keep = keep
 
+    def path(self, round_: int) -> Path:
+        """The JSON file of the checkpoint after `round_` rounds; the tensors lie beside it, as .safetensors."""
+        return self.folder / f"round-{round_:08d}.json"
+
     def rounds(self) -> list[int]:
         """Rounds of the checkpoints at hand, ascending."""
         if not self.folder.is_dir():
@@ -82,7 +86,7 @@ class Checkpoints:
             "tensors_digest": tensors_digest(data),
             "extra": dict(extra),
         }
-        path = self.folder / f"round-{round_:08d}.json"
+        path = self.path(round_)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_tensors(round_, data, str(record["tensors_digest"]))
@@ -100,7 +104,7 @@ class Checkpoints:
             CheckpointError: it is damaged, or was made with another configuration; names the differing fields.
         """
         record = self.record(round_)
-        path = self.folder / f"round-{round_:08d}.safetensors"
+        path = self.path(round_).with_suffix(".safetensors")
         try:
             data = path.read_bytes()
         except OSError as exc:
@@ -123,7 +127,7 @@ class Checkpoints:
         Raises:
             CheckpointError: as `load`.
         """
-        path = self.folder / f"round-{round_:08d}.json"
+        path = self.path(round_)
         try:
             record = json.loads(path.read_bytes())
             schema, saved = record["schema"], record["configuration"]
@@ -158,7 +162,7 @@ class Checkpoints:
 
     def _write_tensors(self, round_: int, data: bytes, digest: str) -> None:
         """Write the tensors of a round, unless they are there: a JSON never stands beside tensors of another one."""
-        path = self.folder / f"round-{round_:08d}.json"
+        path = self.path(round_)
         if path.is_file():
             if self._holds(path, digest):
                 return
@@ -178,7 +182,7 @@ class Checkpoints:
         """Drop checkpoints newer than the round the group resumes from: they belong to a past that others lack."""
         kept = [r for r in self.rounds() if r <= round_]
         if kept:
-            self._point_to(self.folder / f"round-{kept[-1]:08d}.json")
+            self._point_to(self.path(kept[-1]))
         else:
             (self.folder / "latest").unlink(missing_ok=True)
         for newer in self.rounds()[len(kept) :]:
@@ -198,7 +202,7 @@ class Checkpoints:
             self._remove(round_)
 
     def _remove(self, round_: int) -> None:
-        path = self.folder / f"round-{round_:08d}.json"
+        path = self.path(round_)
         path.unlink()  # first, so that no JSON is left without its tensors
         path.with_suffix(".safetensors").unlink(missing_ok=True)
 

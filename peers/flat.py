@@ -34,9 +34,7 @@ class Flat(nn.Module):
         Returns:
             [P], `values.grad`: their own memory, changed by the next call.
         """
-        grads = [_as_it_lies(p if p.grad is None else p.grad) for p in self._parts]
-        if any(part.grad is None for part in self._parts):
-            grads = [g if p.grad is not None else torch.zeros_like(g) for p, g in zip(self._parts, grads, strict=True)]
+        grads = [p.new_zeros(p.numel()) if p.grad is None else _as_it_lies(p.grad) for p in self._parts]
         for part in self._parts:
             part.grad = None
         self.values.grad = torch.cat(grads)

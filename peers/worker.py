@@ -88,7 +88,6 @@ class Worker:
         self.crew = Crew(len(ids), self.device, threads, place.local_world)
         self.exchange, self.kind = self._exchange()
         self.peers: list[Peer] = []
-        self.journal: Journal | None = None
         self.spent = 0.0
 
     def run(self) -> None:
@@ -99,10 +98,10 @@ class Worker:
         logger.info("process %d hosts peers %s of %s on %s", os.getpid(), ids, list(ticket.members), self.device)
         locks = [PeerLock(self.folder, i, PATIENCE if self.existing == "resume" else 0.0) for i in ids]
         log_to_file(self.folder.logs / f"worker-{ids[0] if self.exchange.elastic else self.place.rank}.log")
-        self.journal = Journal(self.folder, ids)
+        journal = Journal(self.folder, ids)
         self.peers = [self._peer(i, ticket) for i in ids]
-        first = self._restore(ticket)
-        self._train(first)
+        first = self._restore(ticket, journal)
+        self._train(first, journal)
         for lock in locks:
             lock.release()
 
@@ -169,8 +168,8 @@ class Worker:
             wire=self.config.exchange.wire,
         )
 
-    def _restore(self, ticket: Ticket) -> int:
-        """Bring the peers to the round that the group begins at; returns it.
+    def _restore(self, ticket: Ticket, journal: Journal) -> int:
+        """Bring the peers to the round that the group begins at, as the journal is told; returns it.
 
         A fixed group begins where all have saved. In an elastic one a peer that comes back takes its own newest
         checkpoint, however old, and goes on with the group's round.
@@ -186,14 +185,13 @@ class Worker:
             elif self.saved.get(peer.id):
                 logger.warning("not all peers have saved a common round: peer %d begins again", peer.id)
             self._checkpoints(peer.id).discard_after(newest)
-            if self.journal is not None:
-                admitted = ticket.incarnations[peer.id]
-                self.journal.begin(peer.id, Life(first, peer.incarnation, newest, admitted, ticket.epoch, terms))
+            admitted = ticket.incarnations[peer.id]
+            journal.begin(peer.id, Life(first, peer.incarnation, newest, admitted, ticket.epoch, terms))
         if self.place.rank == 0 and not self.exchange.elastic:
             forget_after(self.folder, first)
         return first
 
-    def _train(self, first: int) -> None:
+    def _train(self, first: int, journal: Journal) -> None:
         recorder = Recorder(self.folder, [peer.id for peer in self.peers], first, self.config.metrics.tensorboard)
         before = {peer.id: self.grounds.judge.live(peer.initial_network()) for peer in self.peers}
         began = time.perf_counter()
@@ -212,7 +210,7 @@ class Worker:
                 live_before=before,
                 keep=lambda peer, done: snapshots.save(self.folder, peer.id, done, peer.network),
                 snapshots=snapshots.chosen(self.config.checkpoint.snapshots, self.grounds.rounds),
-                journal=self.journal,
+                journal=journal,
             )
             done = trainer.run(first)
         finally:

@@ -26,7 +26,7 @@ def _differences(peer: Peer, checkpoints: Checkpoints, round_: int) -> Iterator[
     def differs(what: str, expected: object, found: object) -> Difference:
         return Difference(round_, peer.id, what, str(expected), str(found))
 
-    path = checkpoints.folder / f"round-{round_:08d}.safetensors"
+    path = checkpoints.path(round_).with_suffix(".safetensors")
     try:
         record = checkpoints.record(round_)
         data = path.read_bytes()

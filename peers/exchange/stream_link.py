@@ -77,7 +77,6 @@ class Link:
         self._metadata = access.metadata(ticket.bearer)
         self._stub = channel.stream_stream("/consensus.Exchange/Stream")
         self._access = access
-        self._address = access.address
         self._limit = ticket.payload_limit
         self._window = ticket.join_window
         self._slowest = min(SLOWEST, ticket.heartbeat / 4)
@@ -160,11 +159,11 @@ class Link:
             now = time.monotonic()
             down, tries = (now, 0) if heard or down is None else (down, tries + 1)
             if now - down > self._window:
-                text = f"the coordinator at {self._address} did not come back within {self._window} s"
+                text = f"the coordinator at {self._access.address} did not come back within {self._window} s"
                 self._arrivals.put(Lost(text))
                 return
             if tries == 0:
-                logger.warning("the stream to %s broke; connecting again", self._address)
+                logger.warning("the stream to %s broke; connecting again", self._access.address)
             pause = min(self._slowest, 0.05 * 2 ** min(tries, 10))
             self._closed.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads the load, no secret
 
@@ -224,9 +223,9 @@ class Link:
             self._arrivals.put(Frame(FrameHeader(reply=Reply(code=EXPELLED, text=text))))
             return True
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            self._arrivals.put(Lost(f"the coordinator at {self._address} refused the stream: {error.details()}"))
+            self._arrivals.put(Lost(f"the coordinator at {self._access.address} refused the stream: {error.details()}"))
             return True
-        logger.info("stream to %s: %s: %s", self._address, code, error.details())
+        logger.info("stream to %s: %s: %s", self._access.address, code, error.details())
         return False
 
     def _take(self, frame: Frame) -> bool:
@@ -327,7 +326,7 @@ class Link:
             call.cancel()
 
     def _no_frame(self, exc: Exception) -> Lost:
-        return Lost(f"the coordinator at {self._address} sent what is no frame: {exc}")
+        return Lost(f"the coordinator at {self._access.address} sent what is no frame: {exc}")
 
     def _fetched(self, frame: Frame) -> Frame:
         if not frame.header.in_shared:
