@@ -27,7 +27,7 @@ import numpy as np
 
 from peers.exchange.stream_access import Access
 from peers.hosts import split
-from protos.frames import PREFIX, Buffer, FrameTooLargeError
+from protos.frames import PREFIX, Assembler, Buffer, Frame, FrameTooLargeError, message_limit
 
 LENGTH = struct.Struct("<I")
 READY = b"\x01"
@@ -41,26 +41,26 @@ ALIGNED = 64
 
 
 class Lane:
-    """A worker's end. `send` and `receive` are called by one thread at a time each; `close` by any.
+    """A worker's end. `send` and `frame` are called by one thread at a time each; `close` by any.
 
     Args:
         connected: to the coordinator; closed with the lane.
         key: that the coordinator gave for it.
-        limit: bytes that a message may have.
+        payload_limit: bytes that a frame's payload may have.
         patience: seconds without any progress after which the lane counts as broken, while a message is sent.
 
     Raises:
         OSError: the coordinator does not know the key, or does not answer.
     """
 
-    def __init__(self, connected: socket.socket, key: bytes, limit: int, patience: float) -> None:
+    def __init__(self, connected: socket.socket, key: bytes, payload_limit: int, patience: float) -> None:
         self._socket = connected
         self._sending, self._receiving = threading.Lock(), threading.Lock()
-        self._inbox = Inbox(limit)
+        self._inbox, self._frames = Inbox(message_limit(payload_limit)), Assembler(payload_limit)
         self._patience = CONNECT
         try:
             self.send([key])
-            if self.receive(CONNECT) != READY:
+            if self._receive(CONNECT) != READY:
                 raise ConnectionRefusedError("the coordinator does not know the lane's key")
         except BaseException:
             self._socket.close()
@@ -68,7 +68,7 @@ class Lane:
         self._patience = patience
 
     @classmethod
-    def on_host(cls, name: str, key: bytes, limit: int, patience: float) -> Lane:
+    def on_host(cls, name: str, key: bytes, payload_limit: int, patience: float) -> Lane:
         """A lane to a coordinator on this host; `name` is its socket's, the rest and errors as of the class."""
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -77,10 +77,10 @@ class Lane:
         except BaseException:
             connected.close()
             raise
-        return cls(connected, key, limit, patience)
+        return cls(connected, key, payload_limit, patience)
 
     @classmethod
-    def to_host(cls, access: Access, port: int, key: bytes, limit: int, patience: float) -> Lane:
+    def to_host(cls, access: Access, port: int, key: bytes, payload_limit: int, patience: float) -> Lane:
         """A lane over the network; `port` is on the host of `access`, the rest and errors as of the class."""
         host = split(access.address)[0]
         connected = socket.create_connection((host, port), CONNECT)
@@ -93,7 +93,7 @@ class Lane:
         except BaseException:
             connected.close()
             raise
-        return cls(connected, key, limit, patience)
+        return cls(connected, key, payload_limit, patience)
 
     def send(self, message: Sequence[Buffer]) -> None:
         """Send a message, given as buffers that follow each other.
@@ -109,14 +109,20 @@ class Lane:
             else:
                 _send_all(self._socket, parts)
 
-    def receive(self, timeout: float) -> Buffer:
-        """The next message.
+    def frame(self, timeout: float) -> Frame:
+        """The next frame.
 
         Raises:
             TimeoutError: none has come, or not all of it.
             OSError: the lane is broken.
-            FrameTooLargeError: it is longer than any may be.
+            FrameError: it is no frame.
         """
+        end = time.monotonic() + timeout
+        while (frame := self._frames.feed(self._receive(end - time.monotonic()))) is None:
+            pass
+        return frame
+
+    def _receive(self, timeout: float) -> Buffer:
         end = time.monotonic() + timeout
         with self._receiving:
             while (message := self._inbox.take()) is None:

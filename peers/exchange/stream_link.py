@@ -22,8 +22,8 @@ import grpc
 from peers.exchange.lane import Lane
 from peers.exchange.shared import Segment
 from peers.exchange.stream_access import Access
-from protos.consensus_pb2 import ENDED, EXPELLED, Attach, Attached, FrameHeader, Next, Reply, SharedOffer, Ticket
-from protos.frames import Assembler, Buffer, Frame, FrameError, encode, message_limit, messages
+from protos.consensus_pb2 import ENDED, EXPELLED, Attach, Attached, FrameHeader, Reply, SharedOffer, Ticket
+from protos.frames import Assembler, Buffer, Frame, FrameError, encode, messages
 
 FINAL = (EXPELLED, ENDED)
 SLOWEST = 1.0
@@ -85,7 +85,6 @@ class Link:
         self._segment: Segment | None = None
         self._lane: Lane | None = None
         self._by_lane: Lane | None = None
-        self._lane_frames = Assembler(ticket.payload_limit)
         self._said_all = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -121,8 +120,7 @@ class Link:
                     return arrival
                 continue
             try:
-                frame = self._lane_frames.feed(lane.receive(left))
-                if frame is not None and self._take(frame):
+                if self._take(lane.frame(left), lane):
                     self._said_all = True
             except TimeoutError:
                 raise queue.Empty from None
@@ -228,19 +226,29 @@ class Link:
         logger.info("stream to %s: %s: %s", self._access.address, code, error.details())
         return False
 
-    def _take(self, frame: Frame) -> bool:
-        """Handle a frame of the coordinator; whether it was the last that will ever come."""
+    def _take(self, frame: Frame, lane: Lane | None = None) -> bool:
+        """Handle a frame of the coordinator, from the stream or a lane; whether it was the last that will ever come."""
         kind = frame.kind
         if kind == "opened":
-            self._opened(frame.header.opened, frame)
+            self._opened(frame, lane)
         elif kind in ("result", "reply"):
             with self._lock:
+                if self._is_old(lane):
+                    return False
+                fetched = self._fetched(frame)
                 self._underway = self._by_lane = None
-            self._arrivals.put(self._fetched(frame))
+            self._arrivals.put(fetched)
             return kind == "reply" and frame.header.reply.code in FINAL
         else:
             raise FrameError(f"a {kind} is nothing that a coordinator sends")
         return False
+
+    def _is_old(self, lane: Lane | None) -> bool:
+        """Whether a lane's stream has ended, and the memory that it shared is gone; the lock is held.
+
+        What comes by it is left: the publication is sent again where the next stream stands, and answered there.
+        """
+        return lane is not None and lane is not self._lane
 
     def _attached(self, frame: Frame, outbox: queue.SimpleQueue[bytes | None]) -> None:
         said = frame.header.attached
@@ -254,12 +262,11 @@ class Link:
         lane = self._new_lane(said)
         with self._lock:
             self._outbox, self._lane = outbox, lane
-            self._lane_frames = Assembler(self._limit)
             goes = self._route()
         self._send(goes)
 
     def _new_lane(self, said: Attached) -> Lane | None:
-        terms = said.key, message_limit(self._limit), self._heartbeat
+        terms = said.key, self._limit, self._heartbeat
         try:
             if self.shares and said.lane:
                 return Lane.on_host(said.lane, *terms)
@@ -270,9 +277,12 @@ class Link:
             logger.info("no lane to %s, the stream carries every frame, more slowly: %s", where, exc)
         return None
 
-    def _opened(self, opened: Next, frame: Frame) -> None:
+    def _opened(self, frame: Frame, lane: Lane | None) -> None:
         """A round is open: for the first time, or at last, for a publication that came before it."""
+        opened = frame.header.opened
         with self._lock:
+            if self._is_old(lane):
+                return
             first, self._begun = not self._begun, True
             underway, goes = self._underway, None
             if underway is not None and underway.header.publish.round == opened.round:

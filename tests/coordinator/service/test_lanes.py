@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,29 +20,38 @@ from peers.exchange.lane import KEY_BYTES, LENGTH, READ_AHEAD, Inbox, Lane, laid
 from peers.exchange.stream import StreamClient
 from peers.exchange.stream_access import Access
 from peers.exchange.stream_outcomes import RoundResult
-from protos.frames import Buffer, FrameTooLargeError, message_limit
-from tests.coordinator.service.processes import Coordinator, coordinator, info, together
+from protos.frames import Buffer, Frame, FrameTooLargeError
+from tests.coordinator.service.processes import Coordinator, coordinator, info, together, until
 from tests.coordinator.service.settled import BATCH
 
 SHAPE = (64, 1024)
 """Of outputs that no socket takes in one piece."""
-TERMS = message_limit(0), 5.0
+TERMS = 0, 5.0
 
 
 class Watched(Lane):
     """A lane that counts what it carries, and remembers its kind."""
 
     made: list[Watched]
+    then: Callable[[], None] | None = None
+    """Happens once, between the arrival of a frame and its reading."""
 
-    def __init__(self, connected: socket.socket, key: bytes, limit: int, patience: float) -> None:
+    def __init__(self, connected: socket.socket, key: bytes, payload_limit: int, patience: float) -> None:
         self.sent = -1  # the key is a message, too
-        super().__init__(connected, key, limit, patience)
+        super().__init__(connected, key, payload_limit, patience)
         self.key = key
         self.made.append(self)
 
     def send(self, message: Sequence[Buffer]) -> None:
         self.sent += 1
         super().send(message)
+
+    def frame(self, timeout: float) -> Frame:
+        frame, then = super().frame(timeout), self.then
+        if then is not None:
+            self.then = None
+            then()
+        return frame
 
     @property
     def raw(self) -> socket.socket:
@@ -115,6 +124,22 @@ def test_a_lane_that_breaks_costs_no_round(pair: Pair, lanes: list[Watched]) -> 
     pair.publish(0, 1)
     lanes[0].raw.shutdown(socket.SHUT_RDWR)
     pair.a_round(1, published=[0])
+    pair.a_round(2)
+    assert len(lanes) == 3
+
+
+def test_an_answer_that_comes_as_its_stream_ends_is_asked_for_again(pair: Pair, lanes: list[Watched]) -> None:
+    """The memory that it lies in goes with the stream, so it is left unread; the next stream brings it."""
+    pair.a_round(0)
+    link: Any = pair.clients[0]._link
+
+    def ends() -> None:
+        old = link._lane
+        link._call.cancel()
+        until(lambda: link._lane is not old, "the stream ends")
+
+    next(lane for lane in lanes if lane is link._lane).then = ends
+    pair.a_round(1)
     pair.a_round(2)
     assert len(lanes) == 3
 
