@@ -37,7 +37,7 @@ from tests.faults.plan import NOBODY
 
 HEARTBEAT, DEADLINE = 2.0, 4.0
 LOOK = 0.05
-GAP = 300
+GAP = 400
 """Rounds between two faults, on average: some seconds."""
 PATIENCE = 60.0
 STRETCH = 30.0
