@@ -20,6 +20,7 @@ import atexit
 import gc
 import importlib
 import json
+import logging
 import os
 import selectors
 import signal
@@ -139,13 +140,35 @@ def become(request: Request) -> None:
     os.close(nothing)
     os.environ.update(request.environment)
     os.environ[PARENT_VARIABLE] = str(os.getppid())
-    atexit.register(gc.unfreeze)  # or libraries take what is still there at the end for leaks, and say so
     sys.argv = [MODULE, *request.arguments]
     setproctitle(" ".join(["python", "-m", *sys.argv]))
 
 
+class Ending:
+    """Ends this process once its threads have ended and what it has to do at exit is done.
+
+    Not as the interpreter would: that takes apart all that was imported, which costs a fork a copy of every page that
+    it shares, and seconds on a machine that is busy. `multiprocessing` ends its forks like this, too.
+    """
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        """Exit code; None where an exception has decided it."""
+        atexit.register(self._end)  # what is registered first happens last
+
+    def _end(self) -> None:
+        if self.code is None:
+            gc.unfreeze()  # or libraries take what is still there at the end for leaks, and say so
+            return
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.code)
+
+
 def main() -> int:
     """Be the server, and in its forks the workers."""
+    ending = Ending()
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever an import prints is no answer
     for name in (*MODULES, *sys.argv[1:]):
@@ -153,12 +176,13 @@ def main() -> int:
     gc.freeze()  # so that collections leave these pages shared
     server = Server(0, answers)
     request = server.serve()
-    if request is None:
-        return 0
-    server.forget()
-    become(request)
-    worker: Any = importlib.import_module(MODULE)
-    code: int = worker.main(request.arguments)
+    code = 0
+    if request is not None:
+        server.forget()
+        become(request)
+        worker: Any = importlib.import_module(MODULE)
+        code = worker.main(request.arguments)
+    ending.code = code
     return code
 
 

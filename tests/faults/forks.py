@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from coordinator.launch.base import Ended
@@ -39,10 +40,13 @@ class ForkedProcess:
         server: to fork it from.
         arguments: of the worker.
         output: gets what it writes.
+        environment: variables on top of the server's.
     """
 
-    def __init__(self, server: Server, arguments: tuple[str, ...], output: Path) -> None:
-        self._fork = Fork(server, arguments, output, {})
+    def __init__(
+        self, server: Server, arguments: tuple[str, ...], output: Path, environment: Mapping[str, str]
+    ) -> None:
+        self._fork = Fork(server, arguments, output, environment)
         self.pid = self._fork.pid
         self.returncode: int | None = None
 
@@ -74,9 +78,11 @@ class ForkedProcess:
 class ForkedRunning(Running):
     """A worker under way that was forked; see `Running`."""
 
-    def __init__(self, server: Server, arguments: tuple[str, ...], cwd: Path, name: str) -> None:
+    def __init__(
+        self, server: Server, arguments: tuple[str, ...], cwd: Path, name: str, environment: Mapping[str, str]
+    ) -> None:
         self.output = cwd / f"{name}.txt"
-        self.process = ForkedProcess(server, arguments, self.output)  # type: ignore[assignment]
+        self.process = ForkedProcess(server, arguments, self.output, environment)  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +12,22 @@ import grpc
 import psutil
 
 from coordinator import console
-from peers.exchange.faulty import Fault
-from peers.exchange.shared import FOLDER
 from peers.exchange.stream_access import Access
-from peers.files import write_atomically
 from protos.consensus_pb2 import StatusRequest
 from protos.consensus_pb2_grpc import CoordinatorStub
 from tests.clusters.hosts import Host
 from tests.commands import BIN, Running, settings
-from tests.faults.forks import ForkedRunning, Server
-from tests.faults.limits import Disk, MemoryLimit
+from tests.faults.forks import Server
 from tests.faults.plan import NOBODY, FaultPlan
+from tests.faults.processes import Processes
 from tests.faults.proxy import Proxy
-from tests.faults.worker import beside, fired
 
-ROOT = Path(__file__).parents[2]
-FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
-"""Lets a process see another wall clock; of Debian's package `faketime`."""
-MEMORY = 512 * 1024 * 1024
-"""Bytes that a worker may take beyond what it has when it is limited."""
-DISK = 8 * 1024 * 1024
 CALL = 2.0
 """Seconds that a coordinator has to say how it is; one that is stopped does not."""
 
 
-class Group:
-    """Processes of one run in one folder. Workers are forks, unless a fault of the plan needs one of its own.
+class Group(Processes):
+    """A coordinator and workers. Those are forks, unless a fault of the plan needs a process of its own.
 
     Args:
         server: forks workers.
@@ -61,31 +49,12 @@ class Group:
         hosts: Mapping[int, Host] | None = None,
         streamed: frozenset[int] = frozenset(),
     ) -> None:
-        self.cwd, self.plan, self.peers, self.hosts = cwd, plan, peers, hosts or {}
-        self.folder = cwd / "runs" / "run"
-        self.state = cwd / "state"
-        self.faults = cwd / "faults.json"
-        self.flags = settings(
-            *flags, "run.name=run", f"run.out={cwd / 'runs'}", "exchange.kind=coordinator", f"group.peers={peers}"
-        )
-        self._server, self._streamed = server, streamed
-        self._handed: list[Fault] = []
+        super().__init__(server, cwd, plan, "exchange.kind=coordinator", *flags, peers=peers)
+        self.hosts, self._streamed = hosts or {}, streamed
         self._channel: Any = None
-        self._started = 0
-        self.workers: dict[int, Running] = {}
-        self.everybody: list[Running] = []
         self.away: list[float] = []
         """Seconds of each time that the coordinator was away."""
-        self._write_faults()
-        (cwd / "config.yaml").write_text("{}\n")
-        self.disks = {
-            peer: Disk(self.folder / "checkpoints" / f"peer-{peer:03d}", DISK)
-            for peer in sorted(plan.of("disk_full", "read_only"))
-        }
-        self.limits: dict[int, MemoryLimit] = {}
-        self.clocks = {peer: cwd / f"clock-{peer}" for peer in plan.of("clock_jump", "coordinator_clock_jump")}
-        for clock in self.clocks.values():
-            clock.write_text("+0")
+        self.mount()
         self.coordinator = self.serve("0.0.0.0:0" if self.hosts else "127.0.0.1:0")
         self.address = (cwd / "address").read_text()
         self._seen_at = self.address
@@ -121,34 +90,13 @@ class Group:
     def spawn(self, peer: int, *arguments: str) -> Running:
         """Start a worker in the place of a peer's, whatever it says of itself."""
         address = self.proxies[peer].address if peer in self.proxies else self.address
-        given = ("--faults", str(self.faults), "--config", str(self.cwd / "config.yaml"), *self.flags)
+        given = self.arguments("--coordinator", address, *arguments)
         if peer in self._streamed:
             given = (*given, "--set", "exchange.shared_memory=false")
-        given = (*given, "--coordinator", address, *arguments)
         if peer in self.clocks or peer in self.hosts:
             command = (sys.executable, "-m", "tests.faults.worker", *given)
             return self._run(self.hosts[peer].command(*command) if peer in self.hosts else command, "worker", peer)
-        running = ForkedRunning(self._server, given, self.cwd, self._name("worker"))
-        self.everybody.append(running)
-        return running
-
-    def _run(self, command: tuple[str, ...], name: str, peer: int) -> Running:
-        environment = {"PYTHONPATH": str(ROOT)}
-        if peer in self.clocks:
-            environment |= {
-                "LD_PRELOAD": str(FAKETIME),
-                "FAKETIME_TIMESTAMP_FILE": str(self.clocks[peer]),
-                "FAKETIME_CACHE_DURATION": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                "FAKETIME_DONT_RESET": "1",
-            }
-        running = Running(command, self.cwd, name=self._name(name), **environment)
-        self.everybody.append(running)
-        return running
-
-    def _name(self, what: str) -> str:
-        self._started += 1
-        return f"{self._started:03d}-{what}"
+        return self._fork(given)
 
     def coordinator_again(self, gone: float) -> None:
         """Start the coordinator again, on its address and state; `gone`: when it went, on the monotonic clock."""
@@ -164,32 +112,6 @@ class Group:
             ports = {each.laddr.port for each in open_ if each.status == psutil.CONN_LISTEN}
             for proxy in self.proxies.values():
                 proxy.follow(ports)
-
-    # faults that workers carry out
-
-    def hand(self, fault: Fault) -> None:
-        """Let the worker know of a fault; it is carried out in its round."""
-        self._handed.append(fault)
-        self._write_faults()
-
-    def has_fired(self, fault: Fault) -> bool:
-        """Whether a worker has begun with it."""
-        return fault in fired(self.faults)
-
-    def gate(self, rounds: int) -> None:
-        """Let so many rounds be published; the workers wait before the next."""
-        write_atomically(beside(self.faults, "gate"), str(rounds).encode())
-
-    def _write_faults(self) -> None:
-        write_atomically(self.faults, FaultPlan(tuple(self._handed)).as_json().encode())
-
-    def limit(self, peer: int) -> MemoryLimit:
-        """Limit the memory of a peer's process, from now on."""
-        pid = self.workers[peer].process.pid
-        made = MemoryLimit(f"{self.cwd.name}-{pid}", MEMORY)
-        self.limits[pid] = made
-        made.add(pid)
-        return made
 
     # looks
 
@@ -231,26 +153,8 @@ class Group:
         """How many the coordinator has open."""
         return int(psutil.Process(self.coordinator.process.pid).num_fds())
 
-    def until(self, true: Callable[[], object], what: str, patience: float = 90.0) -> None:
-        """Wait for something to become true.
-
-        Raises:
-            TimeoutError: it did not; names what, and shows what the processes said last.
-        """
-        deadline = time.monotonic() + patience
-        while not true():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{what}: not within {patience:g} s\n{self.last_words()}")
-            time.sleep(0.02)
-
     def last_words(self) -> str:
-        """The end of what each process said."""
-        status = self.status()
-        told = [f"status: {status}"]
-        for running in self.everybody:
-            lines = running.output.read_text(errors="replace").splitlines()[-12:]
-            told.append("\n  ".join([f"{running.output.name}: {running.process.poll()}", *lines]))
-        return "\n".join(told)
+        return f"status: {self.status()}\n{super().last_words()}"
 
     # the end
 
@@ -265,16 +169,9 @@ class Group:
             self._channel = None
 
     def close(self) -> None:
-        """End and remove all that was started, mounted and made, whatever state it is in."""
         self.forget_channel()
-        for running in self.everybody:
-            if running.process.poll() is None:
-                os.kill(running.process.pid, signal.SIGCONT)
-            running.reap()
-            if self.clocks:  # what libfaketime leaves of a process that was killed
-                for name in ("faketime_shm_", "sem.faketime_sem_"):
-                    (FOLDER / f"{name}{running.process.pid}").unlink(missing_ok=True)
+        super().close()
         if self._way_in is not None:
             self._way_in.close()
-        for thing in (*self.proxies.values(), *self.limits.values(), *self.disks.values()):
-            thing.close()
+        for proxy in self.proxies.values():
+            proxy.close()

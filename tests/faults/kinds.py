@@ -18,6 +18,7 @@ from peers.exchange.stream_access import Access
 from protos.consensus_pb2 import Attach, FrameHeader
 from protos.frames import encode
 from tests.faults.group import Group
+from tests.faults.processes import Processes
 from tests.faults.worker import STOLEN, beside, held
 
 Course = Iterator[Callable[[], object]]
@@ -145,8 +146,7 @@ def corrupted_checkpoint(group: Group, fault: Fault) -> Course:
     peer = fault.peer
     group.workers[peer].process.kill()
     yield _ended(group, peer)
-    newest = (group.folder / "checkpoints" / f"peer-{peer:03d}" / "latest").resolve().with_suffix(".safetensors")
-    _flip_a_byte(newest)
+    newest = damage(group, peer)
     group.start(peer, "--resume", "auto")
     yield _ended(group, peer)
     code, output = group.workers[peer].wait()
@@ -159,10 +159,13 @@ def corrupted_checkpoint(group: Group, fault: Fault) -> Course:
     yield lambda: f"peer {peer} resumed at round" in again.output.read_text()
 
 
-def _flip_a_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
+def damage(group: Processes, peer: int) -> Path:
+    """Flip a byte of the newest checkpoint of a peer; its file."""
+    newest = group.newest_checkpoint(peer)
+    data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 0xFF
-    path.write_bytes(data)
+    newest.write_bytes(data)
+    return newest
 
 
 def duplicate_identity(group: Group, fault: Fault) -> Course:
@@ -232,19 +235,9 @@ def partition(group: Group, fault: Fault) -> Course:
     yield _rejoined(group, fault.peer, number)
 
 
-def disk_full(group: Group, fault: Fault) -> Course:
-    """It cannot save, says so and ends; with room on its disk it comes back."""
-    disk = group.disks[fault.peer]
-    return _bad_disk(group, fault, disk.fill, disk.free, "No space left on device")
-
-
-def read_only(group: Group, fault: Fault) -> Course:
-    """The same, with a disk that takes no changes."""
-    disk = group.disks[fault.peer]
-    return _bad_disk(group, fault, disk.read_only, disk.writable, "Read-only file system")
-
-
-def _bad_disk(group: Group, fault: Fault, spoil: Callable[[], object], mend: Callable[[], object], why: str) -> Course:
+def bad_disk(group: Group, fault: Fault) -> Course:
+    """It cannot save, says so and ends; when its disk is well again it comes back."""
+    spoil, mend, why = disk_of(group, fault)
     spoil()
     yield _ended(group, fault.peer)
     code, output = group.workers[fault.peer].wait()
@@ -253,6 +246,14 @@ def _bad_disk(group: Group, fault: Fault, spoil: Callable[[], object], mend: Cal
     assert why in output, output
     mend()
     yield from _again(group, fault.peer)
+
+
+def disk_of(group: Processes, fault: Fault) -> tuple[Callable[[], object], Callable[[], object], str]:
+    """How the disk of a peer is spoiled and mended, and what the system says meanwhile."""
+    disk = group.disks[fault.peer]
+    if fault.kind == "disk_full":
+        return disk.fill, disk.free, "No space left on device"
+    return disk.read_only, disk.writable, "Read-only file system"
 
 
 def coordinator_kill(group: Group, fault: Fault) -> Course:
@@ -288,12 +289,17 @@ def coordinator_stop(group: Group, fault: Fault) -> Course:
 def clock_jump(group: Group, fault: Fault) -> Course:
     """A worker sees another time of day; nothing else changes."""
     before = group.standing()
+    yield sees_another_day(group, fault)
+    assert group.standing() == before
+
+
+def sees_another_day(group: Processes, fault: Fault) -> Callable[[], bool]:
+    """Let the clock of a peer jump; whether its worker has seen it, where it waited at the gate."""
     group.clocks[fault.peer].write_text(f"{fault.seconds:+.0f}")
-    yield lambda: any(
+    return lambda: any(
         fault.peer in line["peers"] and abs(line["clock"] - time.time() - fault.seconds) < abs(fault.seconds) / 2
         for line in held(group.faults)
     )
-    assert group.standing() == before
 
 
 def coordinator_clock_jump(group: Group, fault: Fault) -> Course:
@@ -324,8 +330,8 @@ COURSES: dict[str, Callable[[Group, Fault], Course]] = {
     "dropped": dropped,
     "half_open": half_open,
     "partition": partition,
-    "disk_full": disk_full,
-    "read_only": read_only,
+    "disk_full": bad_disk,
+    "read_only": bad_disk,
     "coordinator_kill": coordinator_kill,
     "coordinator_stop": coordinator_stop,
     "coordinator_restart": coordinator_restart,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,11 +14,27 @@ from peers.exchange.faulty import Fault
 from tests.commands import BIN, LAUNCH, TINY, rounds_recorded, settings, summary
 from tests.conftest import Start
 from tests.contracts.launcher_arenas import LocalArena
-from tests.faults.group import ROOT
-from tests.faults.judge import receipts, replayed
-from tests.faults.plan import FaultPlan
+from tests.faults.conftest import AFTER, DEADLINE, ELASTIC
+from tests.faults.fixed import FixedGroup
+from tests.faults.forks import Server
+from tests.faults.harness import Told
+from tests.faults.judge import judge, receipts, replayed
+from tests.faults.limits import why_not as no_limits
+from tests.faults.plan import NOBODY, FaultPlan, Some
+from tests.faults.processes import FAKETIME, ROOT
 from tests.faults.worker import fired
 
+TO_ONE = (
+    Fault("slow", 0, 1, rounds=2, seconds=0.5),
+    ("exception", 0),
+    ("sigkill", 1),
+    ("sigstop", 0),
+    ("other_batch", 1),
+    ("corrupted_checkpoint", 0),
+)
+LINKS = (Fault("slow_link", 0, NOBODY, seconds=0.5), ("dropped", NOBODY), ("half_open", NOBODY))
+LIMITS = (("out_of_memory", 1), ("disk_full", 0), ("read_only", 0))
+CLOCKS = (Fault("clock_jump", 0, 0, seconds=86400.0), Fault("clock_jump", 0, 0, seconds=-86400.0))
 ROUNDS = 40
 RUN = (*TINY[:-1], "device=cpu", "run.name=run", "group.peers=2", "checkpoint.every=5", "probe.every=0")
 TIMES = ("exchange.heartbeat=1", "exchange.round_deadline=3", "exchange.join_window=60")
@@ -29,6 +46,48 @@ def judged(folder: Path, rounds: int) -> None:
     assert receipts(folder) == set(range(rounds))
     replayed(folder, folder / "none")
     assert len(summary(folder)["per_peer"]) == 2
+
+
+@pytest.fixture
+def fixed(server: Server, tmp_path: Path) -> Iterator[Callable[..., Told]]:
+    """Takes groups of two through plans."""
+    groups: list[FixedGroup] = []
+
+    def take(*faults: Some) -> Told:
+        plan = FaultPlan.spaced(*faults)
+        rounds = f"run.rounds={max(fault.round for fault in plan) + AFTER}"
+        groups.append(FixedGroup(server, tmp_path, plan, *ELASTIC, rounds, deadline=DEADLINE))
+        return groups[-1].run()
+
+    yield take
+    for group in groups:
+        group.close()
+
+
+@pytest.mark.timeout(300)
+def test_members_that_die_stop_fail_or_lie(fixed: Callable[..., Told]) -> None:
+    """Whatever happens to one, the other ends within the deadline; together they go on as if nothing had happened."""
+    judge(fixed(*TO_ONE))
+
+
+@pytest.mark.timeout(300)
+def test_links_between_members(fixed: Callable[..., Told]) -> None:
+    """Slow ones cost time; those that end or fall silent end the group, within the deadline."""
+    judge(fixed(*LINKS))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(no_limits() is not None, reason=str(no_limits()))
+def test_disks_and_memory_of_members(fixed: Callable[..., Told]) -> None:
+    """Who cannot save, or takes too much, ends; the other ends, too; with room on the disk both come back."""
+    judge(fixed(*LIMITS))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
+def test_clocks_of_members_that_jump(fixed: Callable[..., Told]) -> None:
+    """A member's day is tomorrow, then yesterday: no round notices."""
+    judge(fixed(*CLOCKS))
 
 
 @pytest.mark.timeout(300)

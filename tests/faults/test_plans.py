@@ -9,10 +9,10 @@ from peers.exchange.faulty import Fault
 from tests.clusters.hosts import hosts
 from tests.clusters.hosts import why_not as no_hosts
 from tests.faults.conftest import DEADLINE, Through
-from tests.faults.group import FAKETIME
 from tests.faults.judge import judge
 from tests.faults.limits import why_not as no_limits
 from tests.faults.plan import NOBODY, FaultPlan
+from tests.faults.processes import FAKETIME
 
 STREAM = "exchange.shared_memory=false"
 STREAMED = frozenset({3, 4, 5})

@@ -3,6 +3,7 @@
     FILE          JSON array of faults (`peers.exchange.faulty.Fault`); more may be written into it while workers run
     FILE.fired    gets each fault that begins, a JSON line
     FILE.gate     where it is there: the number of rounds that may be published; for others workers wait until it grows
+    FILE.at-N     the process of peer N's worker and the round before which it waits at the gate, or last did
     FILE.held     gets a JSON line for each round that waited at the gate: peers, round, seconds, the wall clock then
     FILE.bearer-N gets the secret that speaks for the worker of peer N, where a fault has it stolen
 
@@ -16,6 +17,7 @@ import dataclasses
 import importlib
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -104,9 +106,13 @@ class SteeredExchange(FaultyExchange):
                 self._left.append(fault)
 
     def _wait(self, round_: int, peers: list[int]) -> None:
-        began, gate = time.monotonic(), beside(self._path, "gate")
+        began, gate, told = time.monotonic(), beside(self._path, "gate"), False
         while round_ >= self._open and gate.is_file() and round_ >= (now := int(gate.read_text())):
             self._open = now
+            if not told:
+                told = True
+                for peer in peers:
+                    write_atomically(beside(self._path, f"at-{peer}"), f"{os.getpid()} {round_}".encode())
             self._pause.wait(LOOK)  # until whoever carries out the plan lets the round begin
         held = time.monotonic() - began
         if held > LOOK:
@@ -134,6 +140,15 @@ def held(path: Path) -> Iterator[dict[str, Any]]:
     """What was told of rounds that waited at the gate."""
     told = beside(path, "held")
     yield from (json.loads(line) for line in told.read_text().splitlines()) if told.is_file() else ()
+
+
+def waits(path: Path, peer: int) -> tuple[int, int] | None:
+    """The process of a peer's worker and the round before which it waits at the gate, or last did."""
+    told = beside(path, f"at-{peer}")
+    if not told.is_file():
+        return None
+    process, round_ = told.read_text().split()
+    return int(process), int(round_)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -70,6 +70,33 @@ def test_exit_codes_and_signals_are_told_apart(server: ForkServer, tmp_path: Pat
     assert server.lives
 
 
+LAST = """
+import atexit, threading, time
+atexit.register(lambda: print("at exit"))
+def late():
+    threading.main_thread().join()
+    print("a thread")
+import peers.worker
+inner = peers.worker.main
+def main(arguments):
+    threading.Thread(target=late).start()
+    return inner(arguments)
+peers.worker.main = main
+"""
+"""A library that has something to do when a process ends."""
+
+
+def test_a_fork_ends_when_its_threads_and_libraries_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter is not taken apart, but what runs still ends, what is registered is done, and all is written."""
+    (tmp_path / "last_words.py").write_text(LAST)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    server = ForkServer(("last_words",))
+    made = worker(server, tmp_path, "group.peers=1")
+    assert ended(made) == Ended(ConfigError.exit_code)
+    server.close()
+    assert made.log.read_text().splitlines()[-2:] == ["a thread", "at exit"]
+
+
 def test_without_the_server_its_workers_save_themselves_and_end(tmp_path: Path) -> None:
     """The server is killed: nobody knows the exit codes, and no worker stays behind."""
     others = psutil.Process().children()
