@@ -6,6 +6,7 @@ started again together, as torchrun does it. What each kind of fault looks like 
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
@@ -26,6 +27,8 @@ from tests.faults.kinds import damage, disk_of, sees_another_day
 from tests.faults.plan import FaultPlan
 from tests.faults.processes import Processes
 from tests.faults.worker import waits
+
+logger = logging.getLogger(__name__)
 
 PARTING = 3.0
 """Seconds that a process may take to end once it knows that it must, on a machine that is busy."""
@@ -67,6 +70,7 @@ class FixedGroup(Processes):
             FIXED[fault.kind](self, now, partial(self.go_on, rounds))
             self.stand()
             told.seconds.append((now, time.monotonic() - began))
+            logger.info("%s of peer %d: whole again after %.1f s", now.kind, now.peer, told.seconds[-1][1])
             told.fired[fault.kind] += 1
         self.gate(1 << 40)
         for running in self.workers.values():
