@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from socket import socket
 
 from torch.distributed import TCPStore
 
@@ -136,6 +137,7 @@ class FixedGroup(Processes):
 
 Open = Callable[[], None]
 """Lets rounds pass."""
+Course = Callable[[FixedGroup, Fault, Open], None]
 
 
 def killed(group: FixedGroup, fault: Fault, go_on: Open) -> None:
@@ -156,7 +158,7 @@ def stopped(group: FixedGroup, fault: Fault, go_on: Open) -> None:
     group.again()
 
 
-def _by_itself(code: int) -> Callable[[FixedGroup, Fault, Open], None]:
+def _by_itself(code: int) -> Course:
     """The worker does it: it ends with this code, and the others with theirs."""
 
     def course(group: FixedGroup, fault: Fault, go_on: Open) -> None:
@@ -224,26 +226,19 @@ def _pids(group: FixedGroup) -> list[int]:
     return [running.process.pid for running in group.workers.values()]
 
 
-def dropped(group: FixedGroup, fault: Fault, go_on: Open) -> None:
-    """The connections between the members end."""
-    with sockets.between(_pids(group)) as connections:
-        assert connections
-        for connection in connections:
-            sockets.drop(connection)
-    go_on()
-    group.lost()
-    group.again()
+def _cut(how: Callable[[socket], None]) -> Course:
+    """The connections between the members do not carry anything any more: all end, by the deadline at the latest."""
 
+    def course(group: FixedGroup, fault: Fault, go_on: Open) -> None:
+        with sockets.between(_pids(group)) as connections:
+            assert connections
+            for connection in connections:
+                how(connection)
+        go_on()
+        group.lost()
+        group.again()
 
-def half_open(group: FixedGroup, fault: Fault, go_on: Open) -> None:
-    """They carry nothing any more and nobody is told, as where a cable is pulled: all end at the deadline."""
-    with sockets.between(_pids(group)) as connections:
-        assert connections
-        for connection in connections:
-            sockets.silence(connection)
-    go_on()
-    group.lost()
-    group.again()
+    return course
 
 
 def slow_link(group: FixedGroup, fault: Fault, go_on: Open) -> None:
@@ -273,7 +268,7 @@ def clock_jump(group: FixedGroup, fault: Fault, go_on: Open) -> None:
     go_on()
 
 
-FIXED: dict[str, Callable[[FixedGroup, Fault, Open], None]] = {
+FIXED: dict[str, Course] = {
     "sigkill": killed,
     "sigstop": stopped,
     "exception": _by_itself(1),
@@ -283,8 +278,8 @@ FIXED: dict[str, Callable[[FixedGroup, Fault, Open], None]] = {
     "disk_full": bad_disk,
     "read_only": bad_disk,
     "corrupted_checkpoint": corrupted_checkpoint,
-    "dropped": dropped,
-    "half_open": half_open,
+    "dropped": _cut(sockets.drop),
+    "half_open": _cut(sockets.silence),
     "slow_link": slow_link,
     "clock_jump": clock_jump,
 }
