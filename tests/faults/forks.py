@@ -78,9 +78,7 @@ class ForkedProcess:
 class ForkedRunning(Running):
     """A worker under way that was forked; see `Running`."""
 
-    def __init__(
-        self, server: Server, arguments: tuple[str, ...], cwd: Path, name: str, environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, server: Server, arguments: tuple[str, ...], cwd: Path, name: str, **environment: str) -> None:
         self.output = cwd / f"{name}.txt"
         self.process = ForkedProcess(server, arguments, self.output, environment)  # type: ignore[assignment]
 

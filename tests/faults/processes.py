@@ -70,7 +70,7 @@ class Processes:
         return latest.resolve().with_suffix(".safetensors")
 
     def _fork(self, arguments: tuple[str, ...], **environment: str) -> Running:
-        running = ForkedRunning(self._server, arguments, self.cwd, self._name("worker"), environment)
+        running = ForkedRunning(self._server, arguments, self.cwd, self._name("worker"), **environment)
         self.everybody.append(running)
         return running
 
