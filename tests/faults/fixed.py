@@ -22,7 +22,7 @@ from torch.distributed import TCPStore
 from peers.exchange.faulty import Fault
 from tests.faults import sockets
 from tests.faults.forks import Server
-from tests.faults.harness import LATER, PATIENCE, Told, segments
+from tests.faults.harness import LATER, PATIENCE, Told, Trickle, segments
 from tests.faults.judge import SLACK
 from tests.faults.kinds import damage, disk_of, sees_another_day
 from tests.faults.plan import FaultPlan
@@ -257,10 +257,10 @@ def slow_link(group: FixedGroup, fault: Fault, go_on: Open) -> None:
 
 def clock_jump(group: FixedGroup, fault: Fault, go_on: Open) -> None:
     """A worker sees another time of day; nothing else changes."""
-    jumped = sees_another_day(group, fault)
+    jumped, trickle = sees_another_day(group, fault), Trickle()
 
     def seen() -> bool:
-        if group.stands():  # libfaketime looks at its file once a second
+        if trickle.due() and group.stands():  # libfaketime looks at its file once a second
             group.go_on()
         return jumped()
 

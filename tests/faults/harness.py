@@ -71,6 +71,22 @@ def segments() -> frozenset[str]:
     return frozenset(path.name for path in FOLDER.glob("peer-consensus-*"))
 
 
+class Trickle:
+    """Says now and then, more and more seldom, that one round more may be published while something is waited for."""
+
+    def __init__(self) -> None:
+        self._pause = TRICKLE
+        self._next = time.monotonic() + TRICKLE
+
+    def due(self) -> bool:
+        """Whether it is time for one more."""
+        if time.monotonic() <= self._next:
+            return False
+        self._pause *= 2
+        self._next = time.monotonic() + self._pause
+        return True
+
+
 class Harness:
     """Takes a group through its plan.
 
@@ -128,17 +144,12 @@ class Harness:
 
     def _or_trickle(self, true: Callable[[], object]) -> Callable[[], object]:
         """The same, and now and then a round more: who joins needs one that opens."""
-        pause = TRICKLE
-        due = time.monotonic() + pause
+        trickle = Trickle()
 
         def look() -> object:
-            nonlocal due, pause
             found = true()
-            if not found and time.monotonic() > due:
-                pause *= 2
-                due = time.monotonic() + pause
-                if self.group.round() >= self._gate:
-                    self._open(self._gate + 1)
+            if not found and trickle.due() and self.group.round() >= self._gate:
+                self._open(self._gate + 1)
             return found
 
         return look
