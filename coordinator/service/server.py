@@ -36,7 +36,7 @@ from coordinator.service.streams import Streams
 from coordinator.service.upstream import below
 from peers.errors import ConfigError
 from peers.exchange.shared import sweep
-from peers.exchange.stream_access import Access
+from peers.exchange.stream_access import FRAME_BYTES, Access, signs_of_life
 from peers.hosts import host_in, split
 from peers.memory import keep_memory
 from protos.consensus_pb2 import DESCRIPTOR, OVER
@@ -45,7 +45,6 @@ from protos.frames import message_limit
 
 PARTING = 1.0
 """Seconds that calls under way have to end, when the process does."""
-FRAME_BYTES = 16 * 1024 * 1024 - 1
 HANDSHAKE_MS = 5000
 """Milliseconds that a connection has for TLS and HTTP/2's greeting; who falls silent in them keeps no descriptor."""
 
@@ -200,13 +199,7 @@ def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", 64),  # of one connection: a peer has its stream, heartbeats and a status
         ("grpc.http2.max_frame_size", FRAME_BYTES),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),  # gRPC's own default is two minutes
-        ("grpc.keepalive_time_ms", int(max(1.0, settings.heartbeat) * 1000)),
-        ("grpc.keepalive_timeout_ms", int(max(1.0, settings.heartbeat) * 1000)),
-        (
-            "grpc.http2.ping_timeout_ms",
-            int(max(1.0, settings.heartbeat) * 1000),
-        ),  # or a minute, whatever the one before
-        ("grpc.keepalive_permit_without_calls", 1),
+        *signs_of_life(settings.heartbeat),
         ("grpc.http2.min_ping_interval_without_data_ms", 500),
         ("grpc.so_reuseport", 0),  # two coordinators on one port would share the peers between them
     ]

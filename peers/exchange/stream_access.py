@@ -19,6 +19,17 @@ PATIENCE = 5.0
 """Seconds that a diagnosis may take."""
 
 
+def signs_of_life(seconds: float) -> list[tuple[str, int]]:
+    """Options of gRPC, on either side: ask an idle connection for a sign of life and wait so long for it."""
+    milliseconds = int(max(1.0, seconds) * 1000)
+    return [
+        ("grpc.keepalive_time_ms", milliseconds),
+        ("grpc.keepalive_timeout_ms", milliseconds),
+        ("grpc.http2.ping_timeout_ms", milliseconds),  # or a minute, whatever the one before
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
 @dataclass(frozen=True)
 class Access:
     """Where a coordinator is, and what opens it.
@@ -45,15 +56,11 @@ class Access:
         Raises:
             ConfigError: a certificate cannot be read.
         """
-        keepalive = int(max(1.0, self.keepalive) * 1000)
         options = [
             ("grpc.max_receive_message_length", -1),  # the coordinator is trusted, and bounds its frames itself
             ("grpc.max_send_message_length", max(CHUNK + HEADER_LIMIT + PREFIX.size, FRAME_BYTES)),
             ("grpc.http2.max_frame_size", FRAME_BYTES),
-            ("grpc.keepalive_time_ms", keepalive),
-            ("grpc.keepalive_timeout_ms", keepalive),
-            ("grpc.http2.ping_timeout_ms", keepalive),  # or a minute, whatever the one before
-            ("grpc.keepalive_permit_without_calls", 1),
+            *signs_of_life(self.keepalive),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),

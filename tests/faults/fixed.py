@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -92,13 +92,8 @@ class FixedGroup(Processes):
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self._store.port)}
         meeting |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(self.peers)}
         for peer in range(self.peers):
-            given = self.arguments(*arguments)
             place = {**meeting, "RANK": str(peer), "LOCAL_RANK": str(peer), "LOCAL_WORLD_SIZE": str(self.peers)}
-            if peer in self.clocks:
-                command = (sys.executable, "-m", "tests.faults.worker", *given)
-                self.workers[peer] = self._run(command, "worker", peer, **place)
-            else:
-                self.workers[peer] = self._fork(given, **place)
+            self.workers[peer] = self._worker(self.arguments(*arguments), peer, **place)
 
     def again(self) -> None:
         """All workers once more, from their newest common checkpoint."""
@@ -127,6 +122,13 @@ class FixedGroup(Processes):
             assert found == code, f"peer {peer} ended with {found}: {output}"
         took = time.monotonic() - began
         assert took <= within + SLACK + PARTING, f"it took {took:.1f} s until all had ended"
+
+    @contextmanager
+    def connections(self) -> Iterator[list[socket]]:
+        """Both ends of all connections between the members, of which there are some."""
+        with sockets.between(running.process.pid for running in self.workers.values()) as found:
+            assert found
+            yield found
 
     def end(self, peers: Iterable[int]) -> None:
         """Kill workers, as torchrun does with those that are left when one has failed."""
@@ -222,16 +224,11 @@ def corrupted_checkpoint(group: FixedGroup, fault: Fault, go_on: Open) -> None:
     group.again()
 
 
-def _pids(group: FixedGroup) -> list[int]:
-    return [running.process.pid for running in group.workers.values()]
-
-
 def _cut(how: Callable[[socket], None]) -> Course:
     """The connections between the members do not carry anything any more: all end, by the deadline at the latest."""
 
     def course(group: FixedGroup, fault: Fault, go_on: Open) -> None:
-        with sockets.between(_pids(group)) as connections:
-            assert connections
+        with group.connections() as connections:
             for connection in connections:
                 how(connection)
         go_on()
@@ -243,8 +240,7 @@ def _cut(how: Callable[[socket], None]) -> Course:
 
 def slow_link(group: FixedGroup, fault: Fault, go_on: Open) -> None:
     """They are slow: rounds take longer, and are what they would have been."""
-    with sockets.between(_pids(group)) as connections:
-        assert connections
+    with group.connections() as connections:
         for connection in connections:
             sockets.pace(connection, SLOW)
         began = time.monotonic()

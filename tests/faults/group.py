@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,10 +92,7 @@ class Group(Processes):
         given = self.arguments("--coordinator", address, *arguments)
         if peer in self._streamed:
             given = (*given, "--set", "exchange.shared_memory=false")
-        if peer in self.clocks or peer in self.hosts:
-            command = (sys.executable, "-m", "tests.faults.worker", *given)
-            return self._run(self.hosts[peer].command(*command) if peer in self.hosts else command, "worker", peer)
-        return self._fork(given)
+        return self._worker(given, peer, self.hosts.get(peer))
 
     def coordinator_again(self, gone: float) -> None:
         """Start the coordinator again, on its address and state; `gone`: when it went, on the monotonic clock."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 from peers.exchange.faulty import Fault
 from peers.exchange.shared import FOLDER
 from peers.files import write_atomically
+from tests.clusters.hosts import Host
 from tests.commands import Running, settings
-from tests.faults.forks import ForkedRunning, Server
+from tests.faults.forks import PROGRAM, ForkedRunning, Server
 from tests.faults.limits import Disk, MemoryLimit
 from tests.faults.plan import FaultPlan
 from tests.faults.worker import beside, fired
@@ -69,7 +71,11 @@ class Processes:
         latest = self.folder / "checkpoints" / f"peer-{peer:03d}" / "latest"
         return latest.resolve().with_suffix(".safetensors")
 
-    def _fork(self, arguments: tuple[str, ...], **environment: str) -> Running:
+    def _worker(self, arguments: tuple[str, ...], peer: int, host: Host | None = None, **environment: str) -> Running:
+        """A worker: a fork, but on a host, or with a clock, of its own."""
+        if peer in self.clocks or host is not None:
+            command = (sys.executable, "-m", PROGRAM, *arguments)
+            return self._run(host.command(*command) if host else command, "worker", peer, **environment)
         running = ForkedRunning(self._server, arguments, self.cwd, self._name("worker"), **environment)
         self.everybody.append(running)
         return running
