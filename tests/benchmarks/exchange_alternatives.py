@@ -28,10 +28,9 @@ from tests.benchmarks.exchange_rounds import (
     Peer,
     Served,
     Setting,
-    peak,
-    processor_time,
 )
 from tests.benchmarks.service_load import ROOT
+from tests.benchmarks.usage import peak, processor_time
 
 SERVICE, METHOD = "benchmark.Exchange", "Sum"
 PARTING = 5.0

@@ -25,9 +25,8 @@ from tests.benchmarks.exchange_rounds import (
     Peer,
     Served,
     Setting,
-    peak,
-    processor_time,
 )
+from tests.benchmarks.usage import peak, processor_time
 
 
 @contextmanager

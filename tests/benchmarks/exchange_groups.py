@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 import psutil
 
-from tests.benchmarks.exchange_rounds import LEADING, PATIENCE, Pass, Served, peak
+from tests.benchmarks.exchange_rounds import LEADING, PATIENCE, Pass, Served
+from tests.benchmarks.usage import peak, processor_time_of
 
 PARTING = 15.0
 """Seconds that a process may take to end by itself."""
@@ -110,8 +111,7 @@ class Group:
     def _server_cpu(self) -> float:
         if self._server is None:
             return 0.0
-        times = self._server.cpu_times()
-        return float(times.user + times.system)
+        return processor_time_of(self._server.pid)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from tests.benchmarks.exchange_rounds import LEADING, PATIENCE, Array, Outputs, Peer, Setting
+from tests.benchmarks.usage import processor_time_of
 
 ROUNDED = 1e-5
 """Relative error that is none: the averager divides, the peer multiplies."""
@@ -62,8 +63,7 @@ class Averaged:
 def family_time() -> float:
     """Processor time so far of this process and all below it: hivemind has three for each peer, seconds."""
     here = psutil.Process()
-    times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
+    return sum(processor_time_of(process.pid) for process in (here, *here.children(recursive=True)))
 
 
 def tell(value: object) -> None:

@@ -25,10 +25,9 @@ from tests.benchmarks.exchange_rounds import (
     Peer,
     Served,
     Setting,
-    peak,
-    processor_time,
 )
 from tests.benchmarks.service_load import ROOT
+from tests.benchmarks.usage import peak, processor_time
 
 STORE = 256 * 1024 * 1024
 """Least size of the object store, bytes."""

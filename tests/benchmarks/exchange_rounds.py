@@ -14,10 +14,11 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from tests.benchmarks.usage import peak, processor_time
 
 LEADING = 2
 """Unmeasured rounds of a pass: the first is checked in full, the second lines the peers up again."""
@@ -209,17 +210,3 @@ class Threads:
         """Release all endpoints."""
         for peer in self._peers:
             peer.close()
-
-
-def processor_time(usage: int = resource.RUSAGE_SELF) -> float:
-    """Seconds that this process, or this thread, has used so far."""
-    used = resource.getrusage(usage)
-    return used.ru_utime + used.ru_stime
-
-
-def peak(pid: int | str = "self") -> int:
-    """Largest resident memory of a process so far, bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"the kernel does not tell the largest resident memory of process {pid}")

@@ -27,6 +27,7 @@ from peers.exchange.stream import StreamClient
 from peers.exchange.stream_access import Access
 from peers.exchange.stream_outcomes import Ended, PeerWish, RoundResult, WorkerInfo
 from tests.benchmarks.service_load import ROOT
+from tests.benchmarks.usage import processor_time_of
 from tests.coordinator.service.light_peer import batch, outputs
 
 EACH = 16
@@ -102,19 +103,13 @@ def rounds(client: StreamClient, first: int, peer: int, shape: tuple[int, int]) 
 
 def watched(numbers: Iterator[int], watch: Sequence[int]) -> Watched:
     """Go through all rounds with an eye on the clock, and on other processes at the start and at the end."""
-    processes = [psutil.Process(pid) for pid in watch]
     for _ in itertools.islice(numbers, WARM):
         pass
-    before = [_cpu(process) for process in processes]
+    before = [processor_time_of(pid) for pid in watch]
     times = [time.perf_counter(), *(time.perf_counter() for _ in numbers)]
-    cpu = [_cpu(process) - start for process, start in zip(processes, before, strict=True)]
-    mib = [process.memory_info().rss / 2**20 for process in processes]
+    cpu = [processor_time_of(pid) - start for pid, start in zip(watch, before, strict=True)]
+    mib = [psutil.Process(pid).memory_info().rss / 2**20 for pid in watch]
     return Watched([later - earlier for earlier, later in itertools.pairwise(times)], cpu, mib)
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def main() -> None:
