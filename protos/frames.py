@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
 
@@ -40,8 +39,7 @@ class FrameTooLargeError(FrameError):
     """A frame that claims more bytes of tensors than its receiver takes."""
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """A complete frame.
 
     Attributes:
@@ -175,6 +173,8 @@ def pieces(frame: Frame, count: int) -> Iterator[Buffer]:
     if rest:
         raise FrameError(f"{len(frame.payload)} bytes of tensors are not {count} equal ones")
     view = memoryview(frame.payload)
+    if count == 1:
+        return iter((view,))
     return (view[at * size : (at + 1) * size] for at in range(count))
 
 

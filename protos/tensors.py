@@ -55,11 +55,13 @@ def from_wire(buffer: Buffer, dtype: WireDtype, rows: int, columns: int) -> Floa
     if len(buffer) != due:
         raise FrameError(f"a [{rows}, {columns}] {name_of(dtype)} tensor has {due} bytes, not {len(buffer)}")
     stored = np.frombuffer(buffer, _STORED[dtype]).reshape(rows, columns)
+    if dtype == FLOAT32:
+        return stored
     if dtype == BFLOAT16:
         wide = stored.astype(np.uint32)
         wide <<= 16
         return wide.view(np.float32)
-    return stored.astype(np.float32, copy=False)
+    return stored.astype(np.float32)
 
 
 def to_wire(array: Float32, dtype: WireDtype) -> memoryview:

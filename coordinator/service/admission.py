@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -13,6 +13,7 @@ from coordinator.service.aggregate import Block
 from coordinator.service.rounds import Publication
 from coordinator.service.settings import ServiceSettings
 from protos.consensus_pb2 import (
+    FLOAT32,
     FOREIGN_PEER,
     MALFORMED,
     NORM_EXCEEDED,
@@ -29,16 +30,14 @@ from protos.tensors import Float32, from_wire, name_of, size_of
 BATCH_DIGEST_BYTES = 16
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A publication that did not pass; `text` is one sentence: what was wrong, expected, found."""
 
     code: ReplyCode
     text: str
 
 
-@dataclass(frozen=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A publication that passed, and its tensors."""
 
     publication: Publication
@@ -55,18 +54,23 @@ def admit(frame: Frame, worker: int, hosted: Sequence[int], settings: ServiceSet
         settings: the run's.
     """
     header, said = frame.header, frame.header.publish
-    refusal = _judge_peers(said, hosted) or _judge_form(header, settings)
+    peers, abstains, absent = tuple(said.peers), tuple(said.abstains), tuple(said.absent)
+    if abstains or absent or peers != tuple(hosted):
+        refusal = _judge_peers(peers, abstains, absent, hosted)
+        if refusal is not None:
+            return refusal
+    refusal = _judge_form(header, said, len(peers), settings)
     if refusal is not None:
         return refusal
-    count = _tensors(said, settings)
+    count = min(1, len(peers)) if settings.rule.kind == "sum" else len(peers)
     due = count * size_of(header.dtype, *settings.shape) if count else 0
     if len(frame.payload) != due:
         return Refusal(MALFORMED, f"{count} tensors have {due} bytes, found {len(frame.payload)}")
     try:
-        blocks = _blocks(frame, count, settings)
+        blocks = _blocks(frame, peers, count, settings)
     except FrameError as exc:
         return Refusal(MALFORMED, str(exc))
-    share = len(said.peers) if count == 1 else 1
+    share = len(peers) if count == 1 else 1
     for block in blocks:
         refusal = _judge_values(block, settings.norm_bound * share)
         if refusal is not None:
@@ -75,72 +79,54 @@ def admit(frame: Frame, worker: int, hosted: Sequence[int], settings: ServiceSet
         frame.payload, xxhash.xxh3_64_intdigest(said.SerializeToString(deterministic=True))
     )
     publication = Publication(
-        worker,
-        said.round,
-        said.epoch,
-        said.batch,
-        tuple(said.peers),
-        tuple(said.abstains),
-        checksum,
-        said.leaving,
-        tuple(said.absent),
+        worker, said.round, said.epoch, said.batch, peers, abstains, checksum, said.leaving, absent
     )
     return Admitted(publication, blocks)
 
 
-def _judge_peers(said: Publish, hosted: Sequence[int]) -> Refusal | None:
-    if list(said.peers) == list(hosted) and not said.abstains and not said.absent:
-        return _judge_batch(said)
-    named = [*said.peers, *said.abstains, *said.absent]
+def _judge_peers(
+    peers: Sequence[int], abstains: Sequence[int], absent: Sequence[int], hosted: Sequence[int]
+) -> Refusal | None:
+    named = [*peers, *abstains, *absent]
     foreign = sorted(set(named) - set(hosted))
     if foreign:
         return Refusal(FOREIGN_PEER, f"peers {foreign} are not hosted by this worker, which has {sorted(hosted)}")
-    if sorted(named) != sorted(hosted) or list(said.peers) != sorted(said.peers):
+    if sorted(named) != sorted(hosted) or list(peers) != sorted(peers):
         due = f"each hosted peer, {sorted(hosted)}, contributes or abstains (or, of a relay, is absent)"
         return Refusal(MALFORMED, f"{due}, once and in order; found {named}")
-    return _judge_batch(said)
-
-
-def _judge_batch(said: Publish) -> Refusal | None:
-    if len(said.batch) != BATCH_DIGEST_BYTES:
-        return Refusal(MALFORMED, f"a batch digest has {BATCH_DIGEST_BYTES} bytes, found {len(said.batch)}")
     return None
 
 
-def _judge_form(header: FrameHeader, settings: ServiceSettings) -> Refusal | None:
-    said = header.publish
-    if not said.peers:
+def _judge_form(header: FrameHeader, said: Publish, peers: int, settings: ServiceSettings) -> Refusal | None:
+    if len(said.batch) != BATCH_DIGEST_BYTES:
+        return Refusal(MALFORMED, f"a batch digest has {BATCH_DIGEST_BYTES} bytes, found {len(said.batch)}")
+    if not peers:
         return None if not header.payload else Refusal(MALFORMED, "tensors without a peer that contributes")
     if (header.rows, header.columns) != settings.shape:
         found, due = [header.rows, header.columns], list(settings.shape)
         return Refusal(WRONG_SHAPE, f"outputs are {found}, expected {due}: [B, D] of the run")
-    allowed = ("float32",) if said.partial_sum else settings.wires
-    if name_of(header.dtype) not in allowed:
-        what = "partial sums" if said.partial_sum else "outputs"
-        return Refusal(WRONG_DTYPE, f"{what} are {name_of(header.dtype)}, expected {' or '.join(allowed)}")
+    allowed = (FLOAT32,) if said.partial_sum else settings.dtypes
+    if header.dtype not in allowed:
+        what, names = "partial sums" if said.partial_sum else "outputs", [name_of(dtype) for dtype in allowed]
+        return Refusal(WRONG_DTYPE, f"{what} are {name_of(header.dtype)}, expected {' or '.join(names)}")
     if said.partial_sum and settings.rule.kind != "sum":
         return Refusal(MALFORMED, f"rule {settings.rule.name} needs each peer's outputs, found a partial sum")
-    if len(said.peers) > 1 and settings.rule.kind == "sum" and not said.partial_sum:
+    if peers > 1 and settings.rule.kind == "sum" and not said.partial_sum:
         return Refusal(MALFORMED, f"rule {settings.rule.name} takes one partial sum of all hosted peers")
     return None
 
 
-def _tensors(said: Publish, settings: ServiceSettings) -> int:
-    return min(1, len(said.peers)) if settings.rule.kind == "sum" else len(said.peers)
-
-
-def _blocks(frame: Frame, count: int, settings: ServiceSettings) -> tuple[Block, ...]:
+def _blocks(frame: Frame, peers: Sequence[int], count: int, settings: ServiceSettings) -> tuple[Block, ...]:
     if not count:
         return ()
-    dtype = frame.header.dtype
-    cut = zip(frame.header.publish.peers, pieces(frame, count), strict=False)
-    return tuple(Block(peer, dtype, data, from_wire(data, dtype, *settings.shape)) for peer, data in cut)
+    dtype, shape = frame.header.dtype, settings.shape
+    cut = zip(peers, pieces(frame, count), strict=False)
+    return tuple([Block(peer, dtype, data, from_wire(data, dtype, *shape)) for peer, data in cut])
 
 
 def _judge_values(block: Block, bound: float) -> Refusal | None:
     """One pass: the sum of squares is finite only if all values are, or their norm is far beyond any bound."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        square = float(np.vdot(block.values, block.values))
+    square = float(np.vdot(block.values, block.values))  # of BLAS, which does not warn where it overflows
     if not math.isfinite(square):
         finite = np.isfinite(block.values)
         if not finite.all():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -23,8 +24,7 @@ SLICE = 256 * 1024
 """Elements that a median sorts at a time: bounds its extra memory and stays in the cache."""
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """One tensor of a publication.
 
     Attributes:

@@ -32,6 +32,16 @@ def begin(coroutine: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
     return asyncio.ensure_future(_Rest(coroutine, awaited))
 
 
+async def whole(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, even where whoever awaits this is cancelled meanwhile."""
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    return await asyncio.shield(asyncio.ensure_future(_Rest(coroutine, awaited)))
+
+
 class _Rest(Coroutine[Any, Any, T]):
     """What is left of a coroutine that has begun: first of all it hands over what that waits for.
 

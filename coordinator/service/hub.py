@@ -22,7 +22,7 @@ from coordinator.service.admission import Admitted, Refusal, admit
 from coordinator.service.aggregate import Aggregator, Block, Outcome
 from coordinator.service.answers import Answer, Results
 from coordinator.service.desk import Desk, done
-from coordinator.service.eager import begin
+from coordinator.service.eager import whole
 from coordinator.service.entrance import hashed, judge, wishes
 from coordinator.service.group import Group, Parked
 from coordinator.service.limits import Bucket
@@ -128,7 +128,8 @@ class Hub:
 
     async def publish(self, worker: int, hosted: Sequence[int], frame: Frame) -> Answer:
         """Judge a publication and wait for its answer."""
-        judged = await self._compute(admit, frame, worker, hosted, self.settings)
+        given = frame, worker, hosted, self.settings
+        judged = await self._compute(admit, *given) if self._heavy else admit(*given)
         if isinstance(judged, Refusal):
             return await self.refuse(worker, judged.code, judged.text, frame.header.publish.round)
         return await (await self._step(self._publish(judged, hosted)))
@@ -163,21 +164,20 @@ class Hub:
             self.group.membership.beat(worker, self.clock())
 
     async def _step(self, step: Coroutine[Any, Any, T]) -> T:
-        async def alone() -> T:
-            async with self._lock:
+        return await whole(self._alone(step))
+
+    async def _alone(self, step: Coroutine[Any, Any, T]) -> T:
+        async with self._lock:
+            try:
                 return await step
+            except Exception as exc:  # the machines are ahead of the store now: the coordinator must stop
+                self.fail(exc)
+                raise
 
-        task = begin(alone())
-        if task.done():
-            self._note_failure(task)
-            return task.result()
-        task.add_done_callback(self._note_failure)
-        return await asyncio.shield(task)
-
-    def _note_failure(self, task: asyncio.Future[Any]) -> None:
-        """A step that raised leaves the machines ahead of the store: the coordinator must stop."""
-        if not task.cancelled() and task.exception() is not None and not self.failed.done():
-            self.failed.set_exception(task.exception() or RuntimeError("a step failed"))
+    def fail(self, exc: Exception) -> None:
+        """Let the coordinator stop."""
+        if not self.failed.done():
+            self.failed.set_exception(exc)
 
     async def _compute(self, function: Callable[..., T], *arguments: object) -> T:
         if self._heavy:
@@ -260,8 +260,11 @@ class Hub:
         return done(self._refused(publication, verdict))
 
     async def _add(self, publication: Publication, blocks: Sequence[Block]) -> None:
-        self.metrics.received(sum(len(block.data) for block in blocks))
-        await self._compute(self._aggregator.add, publication, blocks)
+        self.metrics.received += sum([len(block.data) for block in blocks])
+        if self._heavy:
+            await self._compute(self._aggregator.add, publication, blocks)
+        else:
+            self._aggregator.add(publication, blocks)
 
     def _refused(self, publication: Publication, code: ReplyCode) -> Answer:
         worker, group = publication.worker, self.group
@@ -315,9 +318,10 @@ class Hub:
 
     async def _flush(self, reports: Mapping[int, bytes] | None = None) -> None:
         """Keep what has happened, then tell everybody whom it concerns."""
-        events, version = self.group.take(), self.group.membership.version
-        if not events and version == self._version and not reports:
+        version = self.group.membership.version
+        if not self.group.events and version == self._version and not reports:
             return
+        events = self.group.take()
         outcome: Outcome | None = None
         for event in events:
             if isinstance(event, Settled):

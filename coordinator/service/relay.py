@@ -23,7 +23,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from coordinator.service.group import Group
-from coordinator.service.rounds import OpenRound, Receipt, Rounds, Settled, mismatch, standing, votes_in, waits
+from coordinator.service.rounds import OpenRound, Receipt, Rounds, Settled, mismatch, standing, votes_in
 from coordinator.service.settings import ServiceSettings
 from protos.consensus_pb2 import BATCH_MISMATCH, EXPELLED, FORMING, LATE, OK, OVER, RUNNING, WAITING, ReplyCode
 
@@ -160,8 +160,7 @@ class RelayRounds(Rounds):
         batch, _ = standing(votes)
         tied = not batch and len(votes) > 1
         text = mismatch(current) if len(votes) > 1 else ""
-        verdict = self._verdict(current, BATCH_MISMATCH if tied else OK, text, batch)
-        self.collected = replace(verdict, waited=waits(current, now))
+        self.collected = self._verdict(current, BATCH_MISMATCH if tied else OK, text, batch, now)
         # Whoever comes now is late: parked until the next round opens, as a newcomer is.
         current.present.intersection_update(current.publications)
 

@@ -59,7 +59,7 @@ class RelayHub(Hub):
         super().listening()
         self._above.start()
         self._heeding = asyncio.ensure_future(self._heed())
-        self._heeding.add_done_callback(self._note_failure)
+        self._heeding.add_done_callback(self._heeded)
 
     def close(self) -> None:
         """See `Hub.close`."""
@@ -81,6 +81,11 @@ class RelayHub(Hub):
     async def _heed(self) -> None:
         while True:
             await self._step(self._take(await self._news.get()))
+
+    def _heeded(self, task: asyncio.Future[None]) -> None:
+        exc = None if task.cancelled() else task.exception()
+        if isinstance(exc, Exception):
+            self.fail(exc)
 
     async def _take(self, told: Told) -> None:
         now = self.clock()

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from protos.consensus_pb2 import (
     BATCH_MISMATCH,
@@ -37,8 +37,7 @@ from protos.consensus_pb2 import (
 )
 
 
-@dataclass(frozen=True)
-class Publication:
+class Publication(NamedTuple):
     """What a worker hands in, without its tensors.
 
     Attributes:
@@ -296,7 +295,7 @@ class Rounds:
         """End the open round without a result, whatever it has."""
         if self.current is None:
             return None
-        return self._finish(self._verdict(self.current, VOID, reason, b""), now)
+        return self._finish(self._verdict(self.current, VOID, reason, b"", now))
 
     def _end(self, needed: int, now: float, lack: str) -> Settled | None:
         current = self.current
@@ -304,18 +303,18 @@ class Rounds:
         votes = votes_in(current)
         batch, most = standing(votes)
         if not batch and len(votes) > 1:
-            return self._finish(self._verdict(current, BATCH_MISMATCH, mismatch(current), b""), now)
+            return self._finish(self._verdict(current, BATCH_MISMATCH, mismatch(current), b"", now))
         if most < needed:
             text = f"round {current.round} is void: {lack}, {most} of {current.peers}, at least {needed} are needed"
-            return self._finish(self._verdict(current, VOID, text, b""), now)
-        verdict = self._verdict(current, OK, mismatch(current) if len(votes) > 1 else "", batch)
+            return self._finish(self._verdict(current, VOID, text, b"", now))
+        verdict = self._verdict(current, OK, mismatch(current) if len(votes) > 1 else "", batch, now)
         if not verdict.contributors:
             text = f"round {current.round} is void: all of its {most} peers abstained"
-            verdict = self._verdict(current, VOID, text, b"")
-        return self._finish(verdict, now)
+            verdict = self._verdict(current, VOID, text, b"", now)
+        return self._finish(verdict)
 
     @staticmethod
-    def _verdict(current: OpenRound, code: ReplyCode, text: str, batch: bytes) -> Settled:
+    def _verdict(current: OpenRound, code: ReplyCode, text: str, batch: bytes, now: float) -> Settled:
         publications = current.publications.values()
         closed = code == OK
         answers = {
@@ -335,15 +334,14 @@ class Rounds:
             tuple(sorted(peer for item in accepted for peer in item.peers)),
             tuple(sorted(item.worker for item in publications if item.leaving)),
             tuple(sorted(current.outstanding)),
+            waits(current, now),
+            now - current.opened,
         )
 
-    def _finish(self, verdict: Settled, now: float) -> Settled:
-        current = self.current
-        assert current is not None  # noqa: S101  # a verdict is of the open round
-        self.last = replace(verdict, waited=waits(current, now), seconds=now - current.opened)
-        self.current = None
-        self.upcoming = self.last.round + 1
-        return self.last
+    def _finish(self, verdict: Settled) -> Settled:
+        self.last, self.current = verdict, None
+        self.upcoming = verdict.round + 1
+        return verdict
 
 
 def mismatch(current: OpenRound) -> str:

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from peers.draws import Rule
 from peers.errors import ConfigError
 from peers.hosts import host_and_port, host_in, stays_here
+from protos.consensus_pb2 import WireDtype
 from protos.tensors import NAMES, size_of
 
 RULES = ("mean", "frozen", "random_peer", "roles", "neighbours", "median", "trimmed_mean")
@@ -110,6 +112,11 @@ class ServiceSettings:
             raise ConfigError(
                 "the coordinator's settings cannot be used:\n" + "\n".join(f"- {line}" for line in problems)
             )
+
+    @cached_property
+    def dtypes(self) -> tuple[WireDtype, ...]:
+        """Element types of `wires`."""
+        return tuple(NAMES[name] for name in self.wires)
 
     @property
     def payload_limit(self) -> int:

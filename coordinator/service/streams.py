@@ -211,5 +211,5 @@ class Session:
         shared = segment is not None and 0 < answer.size <= segment.down
         if segment is not None and shared:
             segment.write(answer.payload, answer=True)
-        self._hub.metrics.sent(answer.size, "shared" if shared else way)
+        self._hub.metrics.sent["shared" if shared else way] += answer.size
         return shared

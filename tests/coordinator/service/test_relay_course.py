@@ -92,7 +92,7 @@ class Wire:
         current, number = self.root.rounds.current, self.worker or 0
         epoch = current.epoch if current is not None and number in current.present else 0
         item = Publication(number, errand.round, epoch, errand.batch, errand.peers, errand.abstains)
-        verdict = self.root.offer(Publication(**{**item.__dict__, "absent": errand.absent}), now)
+        verdict = self.root.offer(Publication(**{**item._asdict(), "absent": errand.absent}), now)
         assert isinstance(verdict, Parked) or verdict in (OK, LATE, EXPELLED, ENDED), verdict
         if verdict == LATE:
             self.closed(Closed(errand.round, LATE, "late"))
