@@ -44,6 +44,11 @@ class Rule:
         """Whether the rule lives on the sum of all outputs or on some members' own outputs."""
         return "sum" if self.name in ("mean", "frozen") else "members"
 
+    @property
+    def aggregated(self) -> bool:
+        """Whether a coordinator reduces the members' outputs to one tensor that all get, other than their sum."""
+        return self.name in ("median", "trimmed_mean")
+
     def sources(self, round_: int, members: Sequence[int]) -> Mapping[int, tuple[int, ...]]:
         """For each member, whose outputs it needs in this round.
 
@@ -60,7 +65,7 @@ class Rule:
             return dict.fromkeys(ids, ())
         if self.name == "random_peer":
             return {i: (_pick(self.seed, round_, i, ids),) for i in ids}
-        if self.name in ("median", "trimmed_mean"):
+        if self.aggregated:
             return {i: tuple(j for j in ids if j != i) for i in ids}
         ring = sorted(ids, key=lambda i: derive(self.seed, self.name, round_, i))
         if self.name == "neighbours":

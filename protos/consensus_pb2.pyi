@@ -437,7 +437,7 @@ class Part(_message.Message):
     def __init__(self, offset: _Optional[int] = ...) -> None: ...
 
 class FrameHeader(_message.Message):
-    __slots__ = ("attach", "publish", "part", "attached", "opened", "result", "reply", "payload", "in_shared", "dtype", "rows", "columns")
+    __slots__ = ("attach", "publish", "part", "attached", "opened", "result", "reply", "payload", "in_shared", "dtype", "rows", "columns", "broadcast")
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     PUBLISH_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
@@ -450,6 +450,7 @@ class FrameHeader(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    BROADCAST_FIELD_NUMBER: _ClassVar[int]
     attach: Attach
     publish: Publish
     part: Part
@@ -462,4 +463,5 @@ class FrameHeader(_message.Message):
     dtype: WireDtype
     rows: int
     columns: int
-    def __init__(self, attach: _Optional[_Union[Attach, _Mapping]] = ..., publish: _Optional[_Union[Publish, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., attached: _Optional[_Union[Attached, _Mapping]] = ..., opened: _Optional[_Union[Next, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., payload: _Optional[int] = ..., in_shared: _Optional[bool] = ..., dtype: _Optional[_Union[WireDtype, str]] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ...) -> None: ...
+    broadcast: int
+    def __init__(self, attach: _Optional[_Union[Attach, _Mapping]] = ..., publish: _Optional[_Union[Publish, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., attached: _Optional[_Union[Attached, _Mapping]] = ..., opened: _Optional[_Union[Next, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., payload: _Optional[int] = ..., in_shared: _Optional[bool] = ..., dtype: _Optional[_Union[WireDtype, str]] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., broadcast: _Optional[int] = ...) -> None: ...

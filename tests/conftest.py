@@ -7,11 +7,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.commands import Running
 
 Start = Callable[..., Running]
+
+# A busy machine takes its time; how long an example takes is no property of the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -74,7 +74,7 @@ def close(round_: Round, outputs: Mapping[int, Tensor], hosted: Blocks, rule: Ru
     total = aggregate = None
     if sent and rule.kind == "sum":
         total = _total(sent, hosted, round_.blocks) if elastic else tree_sum(_summed(sent, hosted, whole=True))
-    elif sent and elastic and rule.name in ("median", "trimmed_mean"):
+    elif sent and elastic and rule.aggregated:
         cut = trimmed(rule.q, len(sent)) if rule.name == "trimmed_mean" else None
         aggregate = torch.from_numpy(robust([z.numpy() for z in sent.values()], cut))
     one = total if total is not None else aggregate

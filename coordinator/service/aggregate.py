@@ -158,7 +158,7 @@ class Aggregator:
         if self._rule.kind == "sum":
             return _single(settled, TOTAL, self._trees[settled.batch].finish())
         blocks = [self._blocks[peer] for peer in settled.contributors]
-        if self._rule.name in ("median", "trimmed_mean"):
+        if self._rule.aggregated:
             cut = trimmed(self._rule.q, len(blocks)) if self._rule.name == "trimmed_mean" else None
             return _single(settled, AGGREGATE, robust([block.values for block in blocks], cut))
         dtypes = {block.dtype for block in blocks}

@@ -23,11 +23,13 @@ class Answer:
         header: as it stands on the stream.
         payload: buffers of its tensors.
         last: the stream ends after it.
+        common: all who go on with the round that is open now get the same; none of those goes on without it.
     """
 
     header: FrameHeader
     payload: tuple[Buffer, ...] = ()
     last: bool = False
+    common: bool = False
 
     @cached_property
     def messages(self) -> list[bytes]:
@@ -53,6 +55,12 @@ class Answer:
     def in_shared_on_lane(self) -> bytes:
         """On a lane, where the payload goes through shared memory; the same object, too."""
         return laid(messages(self._apart))
+
+    def in_broadcast_on_lane(self, generation: int) -> bytes:
+        """On a lane, where the payload was laid down for all."""
+        header = self._apart
+        header.broadcast = generation
+        return laid(messages(header))
 
     @property
     def _apart(self) -> FrameHeader:
@@ -134,7 +142,8 @@ class Results:
             next=following,
         )
         header = FrameHeader(result=result, dtype=outcome.dtype or FLOAT32, rows=rows, columns=columns)
-        return Answer(header, tuple(outcome.tensors[key] for key in keys))
+        common = outcome.content != MEMBERS and following.epoch > 0
+        return Answer(header, tuple(outcome.tensors[key] for key in keys), common=common)
 
 
 def _next_of(current: OpenRound) -> Next:

@@ -15,8 +15,10 @@ import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from coordinator.service.answers import Answer
 from coordinator.service.eager import begin
 from peers.errors import ConfigError
+from peers.exchange.broadcast import Broadcast
 from peers.exchange.lane import KEY_BYTES, READY, Inbox, give_up_after, laid
 from protos.frames import Buffer, FrameTooLargeError
 
@@ -37,11 +39,17 @@ class Lanes:
     Args:
         limit: bytes that a message may have.
         patience: seconds after which a lane is closed whose other end does not answer any more.
+        common: bytes of a result that all get alike; 0 where a run has none.
     """
 
-    def __init__(self, limit: int, patience: float) -> None:
+    def __init__(self, limit: int, patience: float, common: int = 0) -> None:
         self.limit = limit
         self.patience = patience
+        self.broadcast: Broadcast | None = None
+        """Where such results lie for the workers of this host, once there is one."""
+        self._common = common
+        self._newest: Answer | None = None
+        self._told = b""
         self.name = f"peer-consensus-{secrets.token_hex(16)}"
         self.port = 0
         """Of TCP; 0 where there is none."""
@@ -89,6 +97,9 @@ class Lanes:
         for server in self._servers:
             server.close()
             await server.wait_closed()
+        if self.broadcast is not None:
+            self.broadcast.close()
+            self.broadcast = None
 
     def offer(self, answering: Answering) -> bytes:
         """Let a stream have a lane; the key that opens it."""
@@ -111,6 +122,22 @@ class Lanes:
         self._standing[key] = lane
         return answering
 
+    def shared(self) -> int | None:
+        """Descriptor of the memory where common results will lie; None where there are none, or no such memory."""
+        if self.broadcast is None and self._common:
+            try:
+                self.broadcast = Broadcast(self._common)
+            except OSError as exc:
+                self._common = 0
+                logger.info("every worker gets its own copy of a result: no memory for all of them: %s", exc)
+        return None if self.broadcast is None else self.broadcast.descriptor
+
+    def for_all(self, answer: Answer, broadcast: Broadcast) -> bytes:
+        """A common answer as it stands on a lane; its payload is laid down, once."""
+        if answer is not self._newest:
+            self._newest, self._told = answer, answer.in_broadcast_on_lane(broadcast.write(answer.payload))
+        return self._told
+
 
 class _Lane(asyncio.BufferedProtocol):
     """One lane: a message is answered before the next one is looked at."""
@@ -122,6 +149,7 @@ class _Lane(asyncio.BufferedProtocol):
         self._task: asyncio.Future[None] | None = None
         self._paused = False
         self._transport: Any = None
+        self._on_host = False
         self._stranger: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -129,7 +157,7 @@ class _Lane(asyncio.BufferedProtocol):
         self._transport = transport
         connected = transport.get_extra_info("socket")
         if connected.family == socket.AF_UNIX:
-            ours = _of_this_user(connected)
+            self._on_host, ours = True, _of_this_user(connected)
         else:
             ours = True
             give_up_after(connected, self._lanes.patience)
@@ -193,7 +221,16 @@ class _Lane(asyncio.BufferedProtocol):
             return
         self._no_stranger()
         self._inbox.limit = self._lanes.limit
-        self._transport.write(laid([[READY]]))
+        descriptor, ready = self._lanes.shared() if self._on_host else None, laid([[READY]])
+        if descriptor is None:
+            self._transport.write(ready)
+            return
+        try:
+            with self._transport.get_extra_info("socket").dup() as own:  # nothing was written yet: there is room
+                socket.send_fds(own, [ready], [descriptor])
+        except OSError as exc:
+            logger.info("a lane broke as it was made: %s", exc)
+            self.close()
 
     def _answered(self, task: asyncio.Future[None]) -> None:
         self._task = None

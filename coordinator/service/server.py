@@ -163,7 +163,7 @@ async def listen(settings: ServiceSettings, upstream: Access | None = None) -> A
 @asynccontextmanager
 async def _server(settings: ServiceSettings, hub: Hub) -> AsyncIterator[str]:
     server = grpc.aio.server(interceptors=[Gatekeeper(hub, settings.token)], options=_options(settings))
-    lanes = Lanes(message_limit(settings.payload_limit), settings.heartbeat)
+    lanes = Lanes(message_limit(settings.payload_limit), settings.heartbeat, settings.common_result)
     streams = Streams(hub, lanes)
     add_CoordinatorServicer_to_server(Servicer(hub, streams), server)  # type: ignore[no-untyped-call]  # generated
     server.add_generic_rpc_handlers((streams.handler(),))

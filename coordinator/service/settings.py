@@ -125,6 +125,12 @@ class ServiceSettings:
         return one if self.rule.kind == "sum" else one * self.max_peers
 
     @property
+    def common_result(self) -> int:
+        """Bytes of tensors in a result that all members get alike; 0 where each gets its own."""
+        alike = self.rule.kind == "sum" or self.rule.aggregated
+        return size_of(NAMES["float32"], *self.shape) if alike else 0
+
+    @property
     def ids(self) -> range:
         """Peer ids that may be given."""
         return range(self.max_peers) if self.places is None else range(self.places[0], self.places[1] + 1)

@@ -16,6 +16,7 @@ the lane. The stream stays: it says who lives, and takes over where there is no 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from peers.exchange.broadcast import Reception
 from peers.exchange.stream_access import Access
 from peers.hosts import split
 from protos.frames import PREFIX, Assembler, Buffer, Frame, FrameTooLargeError, message_limit
@@ -58,8 +60,12 @@ class Lane:
         self._sending, self._receiving = threading.Lock(), threading.Lock()
         self._inbox, self._frames = Inbox(message_limit(payload_limit)), Assembler(payload_limit)
         self._patience = CONNECT
+        self.reception: Reception | None = None
+        """Where results lie that all get alike; on the coordinator's host, where it has such memory."""
         try:
             self.send([key])
+            if self._socket.family == socket.AF_UNIX:
+                self._receive_memory()
             if self._receive(CONNECT) != READY:
                 raise ConnectionRefusedError("the coordinator does not know the lane's key")
         except BaseException:
@@ -121,6 +127,18 @@ class Lane:
         while (frame := self._frames.feed(self._receive(end - time.monotonic()))) is None:
             pass
         return frame
+
+    def _receive_memory(self) -> None:
+        """The first bytes of the coordinator's, and the descriptor that may come with them."""
+        begun, descriptors, _, _ = socket.recv_fds(self._socket, READ_AHEAD, 1, socket.MSG_CMSG_CLOEXEC)
+        try:
+            if descriptors:
+                self.reception = Reception(descriptors[0])
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._inbox.room()[: len(begun)] = begun
+        self._inbox.took(len(begun))
 
     def _receive(self, timeout: float) -> Buffer:
         end = time.monotonic() + timeout

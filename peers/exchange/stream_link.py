@@ -235,7 +235,7 @@ class Link:
             with self._lock:
                 if self._is_old(lane):
                     return False
-                fetched = self._fetched(frame)
+                fetched = self._fetched(frame, lane)
                 self._underway = self._by_lane = None
             self._arrivals.put(fetched)
             return kind == "reply" and frame.header.reply.code in FINAL
@@ -338,12 +338,17 @@ class Link:
     def _no_frame(self, exc: Exception) -> Lost:
         return Lost(f"the coordinator at {self._access.address} sent what is no frame: {exc}")
 
-    def _fetched(self, frame: Frame) -> Frame:
-        if not frame.header.in_shared:
+    def _fetched(self, frame: Frame, lane: Lane | None) -> Frame:
+        header = frame.header
+        if not header.in_shared:
             return frame
+        if header.broadcast:
+            if lane is None or lane.reception is None:
+                raise FrameError("the payload is said to lie where it does for all, but no such memory is shared")
+            return Frame(header, lane.reception.read(header.broadcast, header.payload))
         if self._segment is None:
             raise FrameError("the payload is said to lie in shared memory, but no segment is shared")
-        return Frame(frame.header, self._segment.read(frame.header.payload, answer=True))
+        return Frame(header, self._segment.read(header.payload, answer=True))
 
     def _unshare(self) -> None:
         with self._lock:

@@ -176,7 +176,7 @@ class Service:
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._unexpected)
         self.hub = Hub(settings, Kept(), Metrics(), self.loop.time)  # type: ignore[arg-type]
-        self.lanes = Lanes(message_limit(settings.payload_limit), settings.heartbeat)
+        self.lanes = Lanes(message_limit(settings.payload_limit), settings.heartbeat, settings.common_result)
         self.streams = Streams(self.hub, self.lanes)
         self.errors: list[BaseException] = []
         self._handlers: list[Any] = [self.streams.handler()]

@@ -298,7 +298,7 @@ def test_a_failed_replace_leaves_no_files_aside(peer: Peer, tmp_path: Path, monk
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_latest_is_never_dangling(data: st.DataObject, peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> None:
     """After any saves of growing rounds and any discards, `latest` is the last of the rounds that should be there."""

@@ -59,7 +59,7 @@ def test_effective_rank_of_nothing_is_zero() -> None:
     assert effective_rank(torch.zeros(4, 8)) == 0.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.floats(-1, 1, width=32)),
     st.floats(-60, 60),

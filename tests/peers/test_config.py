@@ -147,7 +147,7 @@ def through_file(config: Config, folders: pytest.TempPathFactory) -> Config:
 
 
 @pytest.mark.parametrize("section", dict.fromkeys(path.partition(".")[0] for path in FIELDS if "." in path))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_file_gives_back_what_was_dumped(
     section: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -159,7 +159,7 @@ def test_a_file_gives_back_what_was_dumped(
     assert through_file(config, tmp_path_factory) == config
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.from_regex(r"\A[0-9][0-9._eE-]{0,6}\Z"))
 @example(text="1e-3")
 @example(text="2024-01-01")
@@ -195,7 +195,7 @@ def test_updated_replaces_values_and_checks_them() -> None:
         updated(before, run={"seed": -1})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(tenths=st.integers(1, 500), per_epoch=st.integers(1, 2000))
 @example(tenths=98, per_epoch=195)  # 9.8 * 195 is 1911.0000000000002
 def test_epochs_round_up_to_whole_rounds(tenths: int, per_epoch: int) -> None:

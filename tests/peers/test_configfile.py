@@ -265,7 +265,7 @@ def test_a_bad_setting_is_quoted(sets: list[str], message: str) -> None:
     assert message in str(caught.value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     sets=st.lists(
         st.text("run.seednetwork.0123=[]{}:, \u00b2\u0663-!&*", max_size=20)

@@ -48,7 +48,7 @@ def trees(draw: Any) -> dict[str, Any]:
     return tree
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tree=trees())
 def test_any_tree_is_a_configuration_or_a_named_problem(tree: dict[str, Any]) -> None:
     """Whatever stands in a file: it is taken, or each problem names a field that the file has, or should have."""
@@ -64,7 +64,7 @@ def test_any_tree_is_a_configuration_or_a_named_problem(tree: dict[str, Any]) ->
     assert all(any(name in line for name in known) for line in problems if line.startswith("  ")), problems
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=80) | trees().map(lambda tree: yaml.dump(tree, allow_unicode=True)))
 def test_any_text_is_a_configuration_or_refused(text: str, tmp_path: Path) -> None:
     """As bytes on disk; what is taken is written and read back as the same."""

@@ -15,7 +15,7 @@ from peers.draws import Rule, trimmed
 
 DRAWN = ["random_peer", "roles", "neighbours"]
 ON_MEMBERS = [*DRAWN, "median", "trimmed_mean"]
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=60)
 
 seeds = st.integers(0, 2**63 - 1)
 rounds = st.integers(0, 10**9)
@@ -165,7 +165,7 @@ def test_rings_are_uniform() -> None:
     assert chi_square((tuple(sorted(drawn.items())) for drawn in draws), 6) < 20.5
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(hundredths=st.integers(0, 49), count=st.integers(1, 4096))
 @example(hundredths=29, count=100)  # 0.29 * 100 is 28.999999999999996
 @example(hundredths=7, count=100)  # 0.07 * 100 is 7.000000000000001
@@ -175,7 +175,7 @@ def test_trimmed_is_the_exact_floor(hundredths: int, count: int) -> None:
     assert trimmed(hundredths / 100, count) == exact.numerator // exact.denominator
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(q=st.floats(0, 0.5, exclude_max=True), count=st.integers(1, 4096))
 @example(q=0.49999999999, count=2)
 def test_trimming_leaves_something(q: float, count: int) -> None:

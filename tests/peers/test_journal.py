@@ -38,7 +38,7 @@ def tell(folder: Path, lives: list[Life]) -> Path:
     return RunFolder(folder).journal(2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lives=LIVES)
 def test_what_was_told_comes_back(tmp_path_factory: pytest.TempPathFactory, lives: list[Life]) -> None:
     """Every life, with all that was told of it, for each of the hosted peers."""
@@ -48,7 +48,7 @@ def test_what_was_told_comes_back(tmp_path_factory: pytest.TempPathFactory, live
         assert path.read_bytes() == path.with_name("peer-000.jsonl").read_bytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lives=LIVES.filter(bool), share=st.floats(0, 1))
 def test_a_cut_loses_what_it_cuts_and_nothing_after(
     tmp_path_factory: pytest.TempPathFactory, lives: list[Life], share: float

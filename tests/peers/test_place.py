@@ -102,7 +102,7 @@ def test_settled_groups_are_checked_again() -> None:
         with_group(config, Place(0, 2))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(peers=st.integers(2, 200), per_worker=st.integers(1, 20))
 def test_every_peer_has_one_host(peers: int, per_worker: int) -> None:
     """The workers' peers, in rank order, are all peers once: peers_per_worker in a row, at the end maybe fewer."""

@@ -237,7 +237,7 @@ def test_knn_is_scikit_learns_on_random_features(seed: int) -> None:
     assert np.array_equal(found.numpy(), sklearn_votes(train, x, 9, 0.2))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=2, max_size=12), st.data())
 def test_knn_settles_ties_by_order(rows: list[tuple[int, int]], data: st.DataObject) -> None:
     """Of equally similar rows the first ones vote, of equal votes the lowest class wins, whatever the chunk."""

@@ -167,7 +167,7 @@ def test_left_alone_by_the_others(name: str) -> None:
     assert [peer_target(silent[peer], peer, config) for peer in range(4)] == [Missing("abstained")] * 4
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), count=st.integers(3, 9), size=st.floats(1e3, 1e30), sign=st.sampled_from([-1, 1]))
 def test_robust_rules_stay_among_the_good(seed: int, count: int, size: float, sign: int) -> None:
     """One peer with absurd values cannot push median or trimmed mean out of the range of the others."""

@@ -28,7 +28,7 @@ def test_seeds_needed_are_those_of_statsmodels(d_z: float, power: float, alpha: 
     assert seeds_needed(d_z, power, alpha) == seeds_needed(-d_z, power, alpha) == math.ceil(float(solution))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(d_z=st.floats(0.05, 20), power=st.floats(0.06, 0.999))
 def test_seeds_needed_suffice_and_one_less_does_not(d_z: float, power: float) -> None:
     """The power that statsmodels gives the answer is enough, and that of one seed less is not."""

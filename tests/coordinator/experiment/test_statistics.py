@@ -25,7 +25,7 @@ MANY_B = [4.7, 3.5, 5.1, 4.3, 5.2, 2.2, 7.1, 4.9, 4.8, 3.6, 4.5]  # with ties an
 points = st.integers(-3000, 3000).map(lambda k: k / 32)  # as accuracies are, and with ties
 samples = st.lists(st.tuples(points, points), min_size=1, max_size=9)
 chances = st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=8)
-light = settings(deadline=None, max_examples=60)
+light = settings(max_examples=60)
 
 
 def test_a_summary_is_that_of_scipy() -> None:

@@ -80,7 +80,7 @@ def test_one_process_for_an_exchange_in_process() -> None:
     assert plan.config.group.peers_per_worker == 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(peers=st.integers(2, 60), per_worker=st.integers(1, 70))
 def test_plan_and_workers_agree_on_who_hosts_whom(peers: int, per_worker: int) -> None:
     """What the plan says of a process is what that worker finds out by itself from its place."""

@@ -147,7 +147,7 @@ class Course:
             file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_course(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Peers come, come back, miss rounds, are expelled, die at any point; rounds are void."""

@@ -381,5 +381,5 @@ class Course(RuleBasedStateMachine):
         assert silent <= it.heartbeat, "a silent worker outlived its heartbeat period"
 
 
-Course.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=50, deadline=None)
+Course.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=50)
 TestCourse = Course.TestCase

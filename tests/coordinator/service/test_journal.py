@@ -116,7 +116,7 @@ def rounds_of(stretches: list[Stretch]) -> list[object]:
     return [replace(round_, blocks={}) for stretch in stretches for round_ in stretch.rounds]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(before=COURSE, after=COURSE, share=st.floats(0, 1))
 def test_a_coordinator_that_dies_between_store_and_journal(
     tmp_path_factory: pytest.TempPathFactory, before: list[str], after: list[str], share: float
@@ -145,7 +145,7 @@ def test_a_coordinator_that_dies_between_store_and_journal(
     assert joined - {line["gone"] for line in objects(path) if "gone" in line} == living
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(before=COURSE, beyond=COURSE)
 def test_what_the_store_does_not_know_is_dropped(
     tmp_path_factory: pytest.TempPathFactory, before: list[str], beyond: list[str]

@@ -18,7 +18,7 @@ from tests.coordinator.service.test_store import OUTCOME, SETTLED, filled
 STEPS = st.lists(st.tuples(st.binary(max_size=300), st.lists(st.binary(max_size=5000), max_size=3)), max_size=6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(steps=STEPS)
 def test_the_last_two_steps_come_back(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bytes, list[bytes]]]

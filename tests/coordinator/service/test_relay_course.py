@@ -271,5 +271,5 @@ class TreeCourse(RuleBasedStateMachine):
         assert self.root.phase == OVER or not enough or self.root.rounds.upcoming > before, "stuck"
 
 
-TreeCourse.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=60, deadline=None)
+TreeCourse.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=60)
 TestTreeCourse = TreeCourse.TestCase

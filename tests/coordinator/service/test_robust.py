@@ -35,7 +35,7 @@ def among(results: list[Float32], honest: list[Float32]) -> None:
         assert np.all(result <= high + slack)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(count=st.integers(3, 9), data=st.data())
 def test_a_minority_of_liars_cannot_pull_the_median_out_of_the_honest(count: int, data: st.DataObject) -> None:
     """Fewer than half may say anything finite, each coordinate something else, in any place."""
@@ -45,7 +45,7 @@ def test_a_minority_of_liars_cannot_pull_the_median_out_of_the_honest(count: int
     among([robust(everyone, None), median([torch.from_numpy(z) for z in everyone]).numpy()], honest)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(count=st.integers(4, 9), q=st.sampled_from([0.125, 0.25, 0.4]), data=st.data())
 def test_as_many_liars_as_are_cut_cannot_pull_the_trimmed_mean_out_of_the_honest(
     count: int, q: float, data: st.DataObject

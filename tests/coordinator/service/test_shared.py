@@ -39,13 +39,13 @@ def test_both_sides_see_the_same_bytes() -> None:
         segment.close()
 
 
-def descriptors() -> list[str]:
-    """Segments that this process has open, named or not."""
+def descriptors(kind: str = "") -> list[str]:
+    """Shared memory that this process has open, named or not: segments in their folder, or what all get alike."""
     files = []
     for path in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # other threads open and close files of their own meanwhile
             files.append(os.readlink(path))
-    return [name for name in files if "peer-consensus" in name]
+    return [name for name in files if "peer-consensus" in name and kind in name]
 
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "peer-consensus-x", "other", "", "peer-consensus-" + "0" * 33])
@@ -123,7 +123,8 @@ def test_names_are_gone_once_both_sides_have_mapped(tmp_path: Path) -> None:
         assert all(worker.shared_memory for worker in clients[0].status().workers)
         # Other groups on this machine have names, too, for an instant: theirs come and go, ours must go.
         until(lambda: names() <= before, "no segment has a name")
-        assert len(descriptors()) == len(clients), "each mapping keeps one"
+        segments, common = (len(descriptors(kind)) for kind in (str(FOLDER), "memfd:"))
+        assert (segments, common) == (len(clients), len(clients)), "each mapping keeps one"
         for client in clients:
             client.close()
         assert not descriptors()

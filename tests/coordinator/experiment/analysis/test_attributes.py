@@ -172,7 +172,7 @@ def test_explained_of_what_is_and_is_not_there() -> None:
     assert -0.5 < unrelated < 0
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.floats(-2, 2))
 def test_explained_ignores_units_and_turns(seed: int, exponent: float) -> None:
     """Attributes in other units, features turned and scaled: the same share."""

@@ -17,7 +17,7 @@ from coordinator.experiment.analysis.geometry import alignment, centred, linear_
 from peers.probes.collapse import disagreement, effective_rank
 
 seeds = st.integers(0, 2**31)
-light = settings(deadline=None, max_examples=30)
+light = settings(max_examples=30)
 
 
 def gaussian(rows: int, columns: int, seed: int = 0) -> Tensor:
