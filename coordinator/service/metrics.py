@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
@@ -28,18 +30,15 @@ class Metrics:
         """Bytes of tensors accepted."""
         self.sent = dict.fromkeys(("stream", "lane", "shared"), 0)
         """{way: bytes of tensors sent}."""
+        self.waits: defaultdict[int, float] = defaultdict(float)
+        """{lowest peer of a worker: seconds that the others waited for it}."""
         registry = self.registry
-        rounds = Counter("consensus_rounds", "Rounds settled, by result.", ["result"], registry=registry)
-        self._rounds = {result: rounds.labels(result) for result in ("closed", "void")}
+        registry.register(_Plain(self))
         self._seconds = Histogram(
             "consensus_round_seconds", "From a round's opening to its end.", registry=registry, buckets=_SECONDS
         )
-        self._waits = Counter(
-            "consensus_waited_seconds", "Seconds that the others waited for a peer.", ["peer"], registry=registry
-        )
         self._refused = Counter("consensus_refused", "Refused, by reply code.", ["code"], registry=registry)
         self._expelled = Counter("consensus_expelled", "Workers expelled.", registry=registry)
-        registry.register(_Traffic(self))
         self.members = Gauge("consensus_members", "Peers that are members.", registry=registry)
         self.epoch = Gauge("consensus_epoch", "Membership epoch.", registry=registry)
         self.round = Gauge("consensus_round", "The open round, or the next to open.", registry=registry)
@@ -51,10 +50,9 @@ class Metrics:
         self.closed += closed
         self.voided += not closed
         self.last_seconds = settled.seconds
-        self._rounds["closed" if closed else "void"].inc()
         self._seconds.observe(settled.seconds)
         for worker, waited in settled.waited.items():
-            self._waits.labels(str(min(settled.members[worker]))).inc(waited)
+            self.waits[min(settled.members[worker])] += waited
         for code in settled.answers.values():
             if closed and code != OK:
                 self.refused(code)
@@ -70,11 +68,11 @@ class Metrics:
         self._expelled.inc()
 
 
-class _Traffic(Collector):
-    """Bytes, from plain numbers: a counter with a lock for each message of a round would be 2 % of its time.
+class _Plain(Collector):
+    """What every round and message adds to, from plain numbers: a counter takes its lock and its label each time.
 
     Args:
-        metrics: whose they are.
+        metrics: whose numbers they are.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -82,8 +80,16 @@ class _Traffic(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """See `Collector`."""
-        yield CounterMetricFamily("consensus_received_bytes", "Bytes of tensors accepted.", self._metrics.received)
-        sent = CounterMetricFamily("consensus_sent_bytes", "Bytes of tensors sent.", labels=["way"])
-        for way, size in self._metrics.sent.items():
-            sent.add_metric([way], size)
-        yield sent
+        it = self._metrics
+        rounds = {"closed": it.closed, "void": it.voided}
+        yield _counter("consensus_rounds", "Rounds settled, by result.", "result", rounds)
+        yield _counter("consensus_waited_seconds", "Seconds that the others waited for a peer.", "peer", dict(it.waits))
+        yield CounterMetricFamily("consensus_received_bytes", "Bytes of tensors accepted.", it.received)
+        yield _counter("consensus_sent_bytes", "Bytes of tensors sent.", "way", it.sent)
+
+
+def _counter(name: str, text: str, label: str, values: Mapping[Any, float]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([str(key)], value)
+    return family
