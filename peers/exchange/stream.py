@@ -141,15 +141,12 @@ class StreamClient:
             raise ExchangeError(f"round {self._awaits} was published, take its result before round {round_}")
         wire = NAMES[self._info.wire]
         self._sent = {peer: as_sent(values, wire) for peer, values in sorted(outputs.items()) if values is not None}
-        publish = pb.Publish(
-            round=round_,
-            epoch=self._next.epoch if self._next.round == round_ else 0,
-            batch=digest,
-            peers=self._sent,
-            abstains=sorted(outputs.keys() - self._sent.keys()),
-            leaving=leaving,
-        )
-        header = pb.FrameHeader(publish=publish, dtype=wire)
+        header = pb.FrameHeader(dtype=wire)
+        publish = header.publish  # filled in where it stands: making it apart and copying it takes twice as long
+        publish.round, publish.batch, publish.leaving = round_, digest, leaving
+        publish.epoch = self._next.epoch if self._next.round == round_ else 0
+        publish.peers.extend(self._sent)
+        publish.abstains.extend(sorted(outputs.keys() - self._sent.keys()))
         tensors = list(self._sent.values())
         if self._ticket.partial_sums and len(tensors) > 1:
             tensors, header.dtype, header.publish.partial_sum = [tree_sum(self._sent)], pb.FLOAT32, True

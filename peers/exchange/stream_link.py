@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
@@ -44,20 +44,17 @@ _LOOK_AT_LANE = Lost("")
 """Wakes the caller: what it waits for will come by another way."""
 
 
-@dataclass
-class Underway:
+class Underway(NamedTuple):
     """A publication that has no answer yet."""
 
     header: FrameHeader
     payload: Sequence[Buffer]
 
 
-@dataclass(frozen=True)
-class _Leaving:
-    """A publication on its way out: what is sent, and by what."""
+class _Leaving(NamedTuple):
+    """A publication on its way out: its messages, and by what they go."""
 
-    header: FrameHeader
-    payload: Sequence[Buffer]
+    messages: list[tuple[Buffer, ...]]
     way: Lane | queue.SimpleQueue[bytes | None]
 
 
@@ -96,11 +93,12 @@ class Link:
         self._thread.start()
 
     def publish(self, header: FrameHeader, payload: Sequence[Buffer]) -> None:
-        """Send a publication, now or as soon as the stream stands; the buffers must not change until its answer."""
+        """Send a publication, now or as soon as the stream stands; both must not be changed until its answer."""
         with self._lock:
             self._underway = Underway(header, payload)
             goes = self._route()
-        self._send(goes)
+        if goes is not None:
+            self._send(goes)
 
     def arrival(self, timeout: float) -> Arrival:
         """What comes next.
@@ -263,7 +261,7 @@ class Link:
         with self._lock:
             self._outbox, self._lane = outbox, lane
             goes = self._route()
-        self._send(goes)
+        self._send_for_caller(goes)
 
     def _new_lane(self, said: Attached) -> Lane | None:
         terms = said.key, self._limit, self._heartbeat
@@ -292,36 +290,42 @@ class Link:
                 self._underway = self._by_lane = None
                 if first or underway is not None:
                     self._arrivals.put(frame)
-        self._send(goes)
+        self._send_for_caller(goes)
 
     def _route(self) -> _Leaving | None:
         """What is under way, and how it goes; None where nothing is, or no stream stands. The lock is held."""
         underway, outbox = self._underway, self._outbox
         if underway is None or outbox is None:
             return None
-        header = FrameHeader()
-        header.CopyFrom(underway.header)
-        payload, size = underway.payload, sum(len(part) for part in underway.payload)
-        if self._segment is not None and self.shares and 0 < size <= self._segment.up:
+        header, payload = underway
+        size = sum([len(part) for part in payload])
+        header.in_shared = self._segment is not None and self.shares and 0 < size <= self._segment.up
+        if header.in_shared and self._segment is not None:
             self._segment.write(payload, answer=False)
-            header.in_shared, header.payload, payload = True, size, ()
+            header.payload, payload = size, ()
         self._by_lane = self._lane
-        return _Leaving(header, payload, self._lane or outbox)
+        return _Leaving(messages(header, payload), self._lane or outbox)
 
-    def _send(self, leaving: _Leaving | None) -> None:
+    def _send_for_caller(self, leaving: _Leaving | None) -> None:
+        """From the stream's thread: whoever waits for the answer must know where it will come."""
+        if leaving is not None:
+            self._send(leaving)
+            if isinstance(leaving.way, Lane):
+                self._arrivals.put(_LOOK_AT_LANE)
+
+    @staticmethod
+    def _send(leaving: _Leaving) -> None:
         """Without the lock: a slow network takes its time, and others may close the lane meanwhile."""
-        if leaving is None:
-            return
-        if not isinstance(leaving.way, Lane):
-            for message in encode(leaving.header, leaving.payload):
-                leaving.way.put(message)
+        way = leaving.way
+        if not isinstance(way, Lane):
+            for parts in leaving.messages:
+                way.put(b"".join(parts))
             return
         try:
-            for parts in messages(leaving.header, leaving.payload):
-                leaving.way.send(parts)
+            for parts in leaving.messages:
+                way.send(parts)
         except OSError as exc:
             logger.info("the lane broke: %s", exc)  # whoever waits for the answer finds out, too, and sees to it
-        self._arrivals.put(_LOOK_AT_LANE)
 
     def _lane_broke(self, lane: Lane, exc: OSError) -> None:
         """The stream has to be made anew: what is under way is sent again when it stands."""
