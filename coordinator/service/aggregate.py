@@ -78,10 +78,10 @@ class SumTree:
             nodes = {key >> 1 for key in nodes}
         self.total: Float32 | None = None
 
-    def add(self, key: int, values: Float32) -> None:
-        """An id came; `values` are not changed."""
+    def add(self, key: int, values: Float32, *, ours: bool = False) -> None:
+        """An id came; `values` are not changed, unless they are `ours`: then sums may be written over them."""
         self._open.remove(key)
-        self._climb(key, (values, False))
+        self._climb(key, (values, ours))
 
     def skip(self, keys: Iterable[int]) -> None:
         """Ids that will not come."""
@@ -142,7 +142,7 @@ class Aggregator:
         tree = self._trees[publication.batch]
         here = {block.peer for block in blocks}
         for block in blocks:
-            tree.add(block.peer, block.values)
+            tree.add(block.peer, block.values, ours=block.values.flags.writeable)  # what gRPC received is not
         others = (*publication.peers, *publication.abstains, *publication.absent)
         tree.skip(peer for peer in others if peer not in here)
 
