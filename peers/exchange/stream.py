@@ -140,6 +140,7 @@ class StreamClient:
         if self._awaits is not None:
             raise ExchangeError(f"round {self._awaits} was published, take its result before round {round_}")
         wire = NAMES[self._info.wire]
+        self._sent = {}  # its memory, still in the cache, takes the new outputs
         self._sent = {peer: as_sent(values, wire) for peer, values in sorted(outputs.items()) if values is not None}
         header = pb.FrameHeader(dtype=wire)
         publish = header.publish  # filled in where it stands: making it apart and copying it takes twice as long
