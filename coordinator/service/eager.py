@@ -29,7 +29,7 @@ def begin(coroutine: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         failed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         failed.set_exception(exc)
         return failed
-    return asyncio.ensure_future(_Rest(coroutine, awaited))
+    return asyncio.get_running_loop().create_task(_Rest(coroutine, awaited))
 
 
 async def whole(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -39,7 +39,7 @@ async def whole(coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as stop:
         value: T = stop.value
         return value
-    return await asyncio.shield(asyncio.ensure_future(_Rest(coroutine, awaited)))
+    return await asyncio.shield(asyncio.get_running_loop().create_task(_Rest(coroutine, awaited)))
 
 
 class _Rest(Coroutine[Any, Any, T]):
