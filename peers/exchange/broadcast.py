@@ -42,7 +42,6 @@ class Broadcast:
     """
 
     def __init__(self, size: int) -> None:
-        self.size = size
         self.generation = 0
         """Of the newest result; 0 before the first."""
         stride = _stride(size)
@@ -58,7 +57,7 @@ class Broadcast:
         self._slots = [memoryview(self._map)[at * stride : (at + 1) * stride] for at in range(SLOTS)]
 
     def write(self, parts: Iterable[bytes | memoryview]) -> int:
-        """Lay a result down, given as buffers that follow each other and have at most `size` bytes; its generation."""
+        """Lay a result down, given as buffers that follow each other; its generation."""
         self.generation += 1
         slot = self._slots[self.generation % SLOTS]
         _GENERATION.pack_into(slot, 0, 0)

@@ -6,7 +6,7 @@ gRPC takes longer over a frame than all the rest of a round does, so publication
     TCP, with TLS where the stream has it                            elsewhere, tensors and all
 
     worker         the key that the coordinator gave it on the stream: says for which stream this lane is
-    coordinator    READY, once the lane stands
+    coordinator    READY, once the lane stands; on its host with the descriptor of `broadcast`'s memory
     both           messages, as `protos.frames` makes them
 
 Each is preceded by its length (4 bytes, unsigned, little-endian). A publication that came by the lane is answered by

@@ -5,10 +5,12 @@ Whatever comes, the worker's own thread gets an outcome or an ExchangeError, and
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, cast
 
 import grpc
@@ -16,6 +18,7 @@ import numpy as np
 
 from peers.errors import ExchangeError
 from peers.exchange import stream_link
+from peers.exchange.broadcast import SLOTS, Broadcast
 from peers.exchange.lane import READY, Lane, laid
 from peers.exchange.stream import StreamClient
 from peers.exchange.stream_access import Access
@@ -206,26 +209,40 @@ def _messages(reader: Reader) -> list[bytes]:
         payload = reader.chunk()
     if kind == 4:
         header.in_shared, header.payload, payload = True, reader.number() if reader.flag() else 16, b""
+        header.broadcast = reader.below(4) if reader.flag() else reader.number()
     return encode(header, [payload])
 
 
-def _lane(reader: Reader) -> bytes:
-    """What comes on a lane."""
+def _lane(reader: Reader) -> tuple[bytes, int]:
+    """What comes on a lane: bytes, and which descriptors with them."""
     if reader.flag():
-        return reader.chunk()
-    return laid([[READY]]) + laid([_messages(reader) for _ in range(reader.below(4))]) + reader.take(reader.below(2))
+        return reader.chunk(), reader.below(4)
+    messages = laid([_messages(reader) for _ in range(reader.below(4))])
+    return laid([[READY]]) + messages + reader.take(reader.below(2)), reader.below(4)
+
+
+@cache
+def _descriptors() -> Sequence[list[int]]:
+    """None; memory with results; memory without seals; the first and one too many."""
+    broadcast, plain = Broadcast(16), os.memfd_create("fuzz")
+    for _ in range(SLOTS):
+        broadcast.write([bytes(16)])
+    os.ftruncate(plain, os.fstat(broadcast.descriptor).st_size)
+    return [], [broadcast.descriptor], [plain], [broadcast.descriptor, plain]
 
 
 @contextmanager
-def _played(incoming: list[bytes]) -> Iterator[None]:
+def _played(incoming: list[tuple[bytes, int]]) -> Iterator[None]:
     """Lanes lead nowhere, and what comes on them is decided."""
 
     class Played(Lane):
         @classmethod
         def on_host(cls, _name: str, *terms: Any) -> Lane:
             mine, other = socket.socketpair()
+            sent, kind = incoming.pop(0) if incoming else (b"", 0)
             with other:
-                other.sendall(incoming.pop(0) if incoming else b"")
+                if sent:
+                    socket.send_fds(other, [sent], _descriptors()[kind])
             return cls(mine, *terms)
 
         @classmethod
