@@ -131,7 +131,12 @@ class Aggregator:
         self._blocks: dict[int, Block] = {}
 
     def add(self, publication: Publication, blocks: Sequence[Block]) -> None:
-        """Take an accepted publication; those of different batches are never added to each other."""
+        """Take an accepted publication; those of different batches are never added to each other.
+
+        Args:
+            publication: what it says.
+            blocks: its tensors; values that can be written to become the aggregator's, who writes sums over them.
+        """
         if self._rule.kind != "sum":
             self._blocks.update((block.peer, block) for block in blocks)
             return
@@ -142,7 +147,7 @@ class Aggregator:
         tree = self._trees[publication.batch]
         here = {block.peer for block in blocks}
         for block in blocks:
-            tree.add(block.peer, block.values, ours=block.values.flags.writeable)  # what gRPC received is not
+            tree.add(block.peer, block.values, ours=block.values.flags.writeable)
         others = (*publication.peers, *publication.abstains, *publication.absent)
         tree.skip(peer for peer in others if peer not in here)
 

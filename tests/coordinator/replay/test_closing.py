@@ -60,7 +60,7 @@ def collected(workers: Sequence[tuple[int, ...]], parts: Mapping[int, Float32], 
         dtype = FLOAT32 if one else NAMES[wire]
         blocks = [
             Block(peer, dtype, data, from_wire(data, dtype, *SHAPE))
-            for peer, data in ((peer, to_wire(values, dtype)) for peer, values in sums.items())
+            for peer, data in ((peer, bytes(to_wire(values, dtype))) for peer, values in sums.items())
         ]
         aggregator.add(Publication(number, 7, 1, BATCH, tuple(here), rest), blocks)
     return aggregator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,11 @@ class Pair:
         self.service, self.clients = service, clients
         together(*(partial(one.join, info(peer, shape=SHAPE)) for peer, one in enumerate(clients)))
 
+    def close(self) -> None:
+        """Both go, without a word."""
+        for client in self.clients:
+            client.close()
+
     def publish(self, peer: int, round_: int) -> None:
         """One of them publishes."""
         self.clients[peer].publish(round_, {peer: np.full(SHAPE, peer + round_, np.float32)}, BATCH)
@@ -103,9 +109,8 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path, lanes: list[Watched]) -
         access |= {"ca": ca, **({"certificate": str(certs.peer), "key": str(certs.peer_key)} if mutual else {})}
     with coordinator(tmp_path, shape=SHAPE, **service) as at:
         clients = [at.client(shared=request.param == "on the host", **access) for _ in range(2)]
-        yield Pair(at, clients)
-        for client in clients:
-            client.close()
+        with closing(Pair(at, clients)) as made:
+            yield made
 
 
 def test_every_publication_goes_by_the_lane(pair: Pair, lanes: list[Watched]) -> None:
@@ -168,10 +173,15 @@ def test_strangers_get_no_lane(pair: Pair, lanes: list[Watched]) -> None:
     assert len(lanes) == 2
 
 
+def _by_network(at: Coordinator) -> Pair:
+    """Two workers that share no memory with their coordinator."""
+    return Pair(at, [at.client(shared=False) for _ in range(2)])
+
+
 def test_without_a_port_everything_goes_by_the_stream(tmp_path: Path, lanes: list[Watched]) -> None:
     """The coordinator offers none, or what it offers cannot be reached: the same sums."""
-    with coordinator(tmp_path, shape=SHAPE, lane_port=None) as at:
-        Pair(at, [at.client(shared=False) for _ in range(2)]).a_round(0)
+    with coordinator(tmp_path, shape=SHAPE, lane_port=None) as at, closing(_by_network(at)) as pair:
+        pair.a_round(0)
     assert lanes == []
 
 
@@ -184,15 +194,14 @@ def test_a_lane_that_cannot_be_reached_is_done_without(
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(Watched, "to_host", unreachable)
-    with coordinator(tmp_path, shape=SHAPE) as at:
-        Pair(at, [at.client(shared=False) for _ in range(2)]).a_round(0)
+    with coordinator(tmp_path, shape=SHAPE) as at, closing(_by_network(at)) as pair:
+        pair.a_round(0)
     assert lanes == []
 
 
 def test_those_who_show_no_key_are_few_and_do_not_stay(tmp_path: Path, lanes: list[Watched]) -> None:
     """Of a hundred silent connections most are closed at once and all soon; a worker gets its lane afterwards."""
-    with coordinator(tmp_path, shape=SHAPE) as at:
-        pair = Pair(at, [at.client(shared=False) for _ in range(2)])
+    with coordinator(tmp_path, shape=SHAPE) as at, closing(_by_network(at)) as pair:
         where = lanes[0].raw.getpeername()
         strangers = [socket.create_connection(where) for _ in range(100)]
         for stranger in strangers:
