@@ -128,8 +128,7 @@ class Hub:
 
     async def publish(self, worker: int, hosted: Sequence[int], frame: Frame) -> Answer:
         """Judge a publication and wait for its answer."""
-        given = frame, worker, hosted, self.settings
-        judged = await self._compute(admit, *given) if self._heavy else admit(*given)
+        judged = await self._compute(admit, frame, worker, hosted, self.settings)
         if isinstance(judged, Refusal):
             return await self.refuse(worker, judged.code, judged.text, frame.header.publish.round)
         return await (await self._step(self._publish(judged, hosted)))
@@ -261,10 +260,7 @@ class Hub:
 
     async def _add(self, publication: Publication, blocks: Sequence[Block]) -> None:
         self.metrics.received += sum([len(block.data) for block in blocks])
-        if self._heavy:
-            await self._compute(self._aggregator.add, publication, blocks)
-        else:
-            self._aggregator.add(publication, blocks)
+        await self._compute(self._aggregator.add, publication, blocks)
 
     def _refused(self, publication: Publication, code: ReplyCode) -> Answer:
         worker, group = publication.worker, self.group

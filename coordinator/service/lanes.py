@@ -132,10 +132,12 @@ class Lanes:
                 logger.info("every worker gets its own copy of a result: no memory for all of them: %s", exc)
         return None if self.broadcast is None else self.broadcast.descriptor
 
-    def for_all(self, answer: Answer, broadcast: Broadcast) -> bytes:
-        """A common answer as it stands on a lane; its payload is laid down, once."""
+    def for_all(self, answer: Answer) -> bytes:
+        """A common answer as it stands on a lane, its payload laid down once; nothing where there is no such memory."""
+        if self.broadcast is None:
+            return b""
         if answer is not self._newest:
-            self._newest, self._told = answer, answer.in_broadcast_on_lane(broadcast.write(answer.payload))
+            self._newest, self._told = answer, answer.in_broadcast_on_lane(self.broadcast.write(answer.payload))
         return self._told
 
 
@@ -149,7 +151,6 @@ class _Lane(asyncio.BufferedProtocol):
         self._task: asyncio.Future[None] | None = None
         self._paused = False
         self._transport: Any = None
-        self._on_host = False
         self._stranger: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -157,7 +158,7 @@ class _Lane(asyncio.BufferedProtocol):
         self._transport = transport
         connected = transport.get_extra_info("socket")
         if connected.family == socket.AF_UNIX:
-            self._on_host, ours = True, _of_this_user(connected)
+            ours = _of_this_user(connected)
         else:
             ours = True
             give_up_after(connected, self._lanes.patience)
@@ -221,12 +222,13 @@ class _Lane(asyncio.BufferedProtocol):
             return
         self._no_stranger()
         self._inbox.limit = self._lanes.limit
-        descriptor, ready = self._lanes.shared() if self._on_host else None, laid([[READY]])
+        connected, ready = self._transport.get_extra_info("socket"), laid([[READY]])
+        descriptor = self._lanes.shared() if connected.family == socket.AF_UNIX else None
         if descriptor is None:
             self._transport.write(ready)
             return
         try:
-            with self._transport.get_extra_info("socket").dup() as own:  # nothing was written yet: there is room
+            with connected.dup() as own:  # nothing was written yet: there is room
                 socket.send_fds(own, [ready], [descriptor])
         except OSError as exc:
             logger.info("a lane broke as it was made: %s", exc)

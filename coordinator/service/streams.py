@@ -128,10 +128,10 @@ class Session:
             return b""
         if answer.last:
             asyncio.get_running_loop().call_soon(self._said_all.set)  # once it is written
-        broadcast = self._lanes.broadcast
-        if answer.common and broadcast is not None and self.segment is not None:
+        told = self._lanes.for_all(answer) if answer.common and self.segment is not None else b""
+        if told:
             self._hub.metrics.sent["shared"] += answer.size
-            return self._lanes.for_all(answer, broadcast)
+            return told
         return answer.in_shared_on_lane if self._laid_down(answer, "lane") else answer.on_lane
 
     async def _run(self) -> None:
