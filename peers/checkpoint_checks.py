@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor, nn
 
 from peers.config import OptimizerConfig
-from peers.errors import CheckpointError
+from peers.errors import CheckpointError, first_problem
 from peers.peer import Peer, make_optimizer
 
 
@@ -51,8 +51,7 @@ def check_record(record: Mapping[str, Any]) -> None:
     try:
         made = _Record.model_validate(dict(record))
     except ValidationError as exc:
-        first = exc.errors()[0]
-        raise CheckpointError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
+        raise CheckpointError(first_problem(exc)) from exc
     if made.selection is not None and made.selection.first is not None and len(made.selection.first) != 2:
         raise CheckpointError(f"selection.first: 2 numbers are expected, found {len(made.selection.first)}")
 

@@ -18,8 +18,9 @@ import torch
 
 SHORT = 0.005
 """Seconds of one peer, up to which both ways are tried."""
-AGAIN = 50
-"""Calls after which the slower way is tried again: the machine may be busier, or less busy, than it was."""
+AGAIN, AT_LAST = 50, 3200
+"""Calls after which the slower way is tried again, for the machine may be busier, or less busy, than it was: each time
+that it is slower again, after twice as many, up to a limit."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -74,19 +75,26 @@ class _Ways:
 
     def __init__(self) -> None:
         self._seconds = {True: 0.0, False: 0.0}
-        self._calls = 0
+        self._left = self._again = AGAIN
         self._long = False
 
     def together(self) -> bool:
         """Whether threads are to run it this time."""
         if self._long or not self._seconds[True]:
             return True
-        faster = self._seconds[True] <= self._seconds[False]  # without is tried second: it counts as 0 until then
-        return faster if self._calls % AGAIN else not faster
+        return self._faster() if self._left else not self._faster()
 
     def took(self, together: bool, seconds: float, peers: int) -> None:
-        """Learn; what was slow once because the machine was busy is forgotten by and by."""
-        self._calls += 1
+        """Learn; what was slow once because the machine was busy is forgotten by and by, and at once by a try."""
+        tried, faster = not self._left, self._faster()
         known = self._seconds[together]
-        self._seconds[together] = 0.8 * known + 0.2 * seconds if known else seconds
+        self._seconds[together] = 0.8 * known + 0.2 * seconds if known and not tried else seconds
         self._long = together and seconds > SHORT * peers
+        if tried:
+            self._again = min(2 * self._again, AT_LAST) if self._faster() == faster else AGAIN
+            self._left = self._again
+        else:
+            self._left -= 1
+
+    def _faster(self) -> bool:
+        return self._seconds[True] <= self._seconds[False]  # without is tried second: it counts as 0 until then

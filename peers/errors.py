@@ -14,6 +14,11 @@ Exit code 0 is a run that ended or was asked to stop and saved; 1 is an error no
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class PeersError(Exception):
     """Base of the errors whose text is written for the user."""
@@ -59,3 +64,9 @@ class DivergedError(PeersError):
     """A peer produced non-finite values for too many rounds in a row."""
 
     exit_code = 4
+
+
+def first_problem(error: ValidationError) -> str:
+    """Field and message of the first problem that pydantic found; the message alone where it is all of the value."""
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))

@@ -12,7 +12,8 @@ class Flat(nn.Module):
     """A network's parameters, one after the other: a module with the single parameter `values` [P].
 
     The network's own become views of it, in shape and memory layout what they were; its values, buffers and state
-    dictionary are not changed. An optimizer of this module steps the whole network.
+    dictionary are not changed. Their gradients become views of `gradient` [P], to which a backward pass adds; nobody
+    may replace them. An optimizer of this module steps the whole network.
 
     Args:
         network: its parameters are of one element type, on one device.
@@ -20,27 +21,26 @@ class Flat(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._parts = [p for p in network.parameters() if p.requires_grad]
-        ends = list(itertools.accumulate(part.numel() for part in self._parts))
+        parts = [p for p in network.parameters() if p.requires_grad]
+        ends = list(itertools.accumulate(part.numel() for part in parts))
         with torch.no_grad():
-            self.values = nn.Parameter(torch.cat([_as_it_lies(part) for part in self._parts]))
-            for part, end in zip(self._parts, ends, strict=True):
-                piece = self.values.detach()[end - part.numel() : end]
-                part.data = piece.as_strided(part.size(), part.stride(), piece.storage_offset())
+            self.values = nn.Parameter(torch.cat([_as_it_lies(part) for part in parts]))
+            self.gradient = self.values.grad = torch.zeros_like(self.values)
+            for part, end in zip(parts, ends, strict=True):
+                part.data = _piece(self.values.detach(), part, end)
+                part.grad = _piece(self.gradient, part, end)
 
-    def gather(self) -> Tensor:
-        """Take the gradients that a backward pass left in the network, zero where there is none.
-
-        Returns:
-            [P], `values.grad`: their own memory, changed by the next call.
-        """
-        grads = [p.new_zeros(p.numel()) if p.grad is None else _as_it_lies(p.grad) for p in self._parts]
-        for part in self._parts:
-            part.grad = None
-        self.values.grad = torch.cat(grads)
-        return self.values.grad
+    def clear(self) -> None:
+        """Set all gradients to zero, as a backward pass needs them."""
+        self.gradient.zero_()
 
 
 def _as_it_lies(tensor: Tensor) -> Tensor:
     """Elements in the order of memory: a view, of a tensor without gaps."""
     return tensor.detach().as_strided((tensor.numel(),), (1,), tensor.storage_offset())
+
+
+def _piece(of: Tensor, part: Tensor, end: int) -> Tensor:
+    """The elements before `end`, as many as a part has, in its shape and layout."""
+    piece = of[end - part.numel() : end]
+    return piece.as_strided(part.size(), part.stride(), piece.storage_offset())

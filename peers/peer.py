@@ -190,8 +190,9 @@ class Peer:
         if self.config.consensus.control == "independent":
             # The gradient at one's own outputs is zero; its rounding is not, and Adam would make full steps of it.
             value = (outputs * 0).sum()
+        self._flat.clear()
         value.backward()  # type: ignore[no-untyped-call]  # torch annotates it only in part
-        norm = torch.linalg.vector_norm(self._flat.gather())
+        norm = torch.linalg.vector_norm(self._flat.gradient)
         read = torch.stack([value.detach(), norm.to(value.dtype)])  # both come to the host at once
         self._under_way = _Backward(consensus.round, read, outputs.detach(), target)
 

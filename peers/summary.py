@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from peers.config import Config
+from peers.errors import first_problem
 from peers.files import write_atomically
 from peers.runfolder import RunFolder, run_name
 
@@ -23,6 +26,47 @@ SELECTIONS = {
     "unsupervised": "agreement and effective rank, without labels",
     "validation": "k-NN on validation images, with their labels",
 }
+
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    network: str
+    incarnation: NonNegativeInt
+    pid: NonNegativeInt
+    baseline: dict[str, Percent]
+    final: dict[str, Percent]
+    stepped: NonNegativeInt
+    skips: dict[str, NonNegativeInt]
+    selected: NonNegativeInt | None
+    seconds: NonNegativeFloat
+
+
+def sound(reports: Mapping[int, Any], probes: Collection[str]) -> tuple[dict[int, Report], dict[int, str]]:
+    """Tell reports that a summary can be made of from those of peers that lie, who may say anything.
+
+    Args:
+        reports: of each peer, as it came.
+        probes: that all of them were judged by.
+
+    Returns:
+        the sound ones, without what does not belong there, and for each other peer what is wrong with its report.
+    """
+    kept: dict[int, Report] = {}
+    wrong: dict[int, str] = {}
+    for peer, report in reports.items():
+        try:
+            made = _Report.model_validate(report)
+        except ValidationError as exc:
+            wrong[peer] = first_problem(exc)
+            continue
+        if made.baseline.keys() == made.final.keys() == set(probes):
+            kept[peer] = made.model_dump()
+        else:
+            wrong[peer] = f"its probes are not {', '.join(probes)}"
+    return kept, wrong
 
 
 def summarize(config: Config, exchange: str, rounds: int, pixels: Scores, reports: Mapping[int, Report]) -> Summary:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from peers.exchange.base import Consensus, Ended, Exchange, Missed, Outcome
 from peers.journal import Journal, Skip
 from peers.metrics import Recorder
 from peers.peer import Peer, Step
-from peers.probes.collapse import deviation, disagreement, effective_rank
+from peers.records import Records
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +64,7 @@ class Trainer:
     journal: Journal | None = None
     last_live: dict[int, float] = field(default_factory=dict)
     ended: str | None = None
-    _writer: ThreadPoolExecutor = field(init=False)
-    _writing: Future[None] | None = None
+    _records: Records = field(init=False)
 
     def run(self, first: int) -> int:
         """Run rounds from `first` until the last, or until the run ends for this worker before that.
@@ -74,10 +72,8 @@ class Trainer:
         Returns:
             rounds done; below `rounds` when this worker, or its whole group, was stopped.
         """
-        with ThreadPoolExecutor(1, "records", initializer=torch.set_num_threads, initargs=(1,)) as self._writer:
-            done = self._run(first)
-            self._drain()
-        return done
+        with closing(Records(self.recorder, self.rounds, self.peers[0].device)) as self._records:
+            return self._run(first)
 
     def _run(self, first: int) -> int:
         schedule = Schedule(len(self.data.train), self.config.data.batch, self.config.run.seed)
@@ -127,7 +123,7 @@ class Trainer:
     def _miss(self, missed: Missed) -> None:
         """Count and tell that a round went by without a step."""
         logger.warning("round %d skipped (%s): %s", missed.round, missed.reason, missed.text)
-        self._drain()
+        self._records.flush()
         if self.journal is not None:
             self.journal.skip(Skip(missed.round, missed.reason, missed.next_round))
         for peer in self.peers:
@@ -146,7 +142,7 @@ class Trainer:
             self.crew.map(lambda peer: self.keep(peer, done), self.peers)
 
     def _save_all(self, done: int) -> None:
-        self._drain()  # a run that resumes here finds the records of all rounds before
+        self._records.flush()  # a run that resumes here finds the records of all rounds before
         self.crew.map(lambda peer: self.save(peer, done), self.peers)
 
     def _record(self, round_: int, consensus: Consensus, steps: Sequence[Step], seconds: float) -> None:
@@ -167,45 +163,4 @@ class Trainer:
         # Only now, and not before the first round: until it closes, the lead may be trimming the file of an older life.
         self.live_before = {}
         made = {peer.id: step for peer, step in zip(self.peers, steps, strict=True)}
-        self._later(partial(self._write, consensus, made, values, self.last_live if probing or last else None))
-
-    def _later(self, write: Callable[[], None]) -> None:
-        """Let records be written beside the rounds that follow, one at a time; the errors of one come with the next."""
-        self._drain()
-        self._writing = self._writer.submit(write)
-
-    def _drain(self) -> None:
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
-
-    def _write(
-        self,
-        consensus: Consensus,
-        steps: Mapping[int, Step],
-        values: Mapping[int, Mapping[str, Any]],
-        live: Mapping[int, float] | None,
-    ) -> None:
-        """Write the records of a round, and, where `live` is given, say how it stands."""
-        parts = []
-        for peer, step in steps.items():
-            signs = _signs(step)
-            told = {**signs, "count": consensus.count, "receipt": consensus.receipt.digest, **values[peer]}
-            self.recorder.record(peer, consensus.round, told)
-            score = f", k-NN {live[peer]:.1f}" if live and peer in live else ""
-            what = f"skipped ({step.skipped})" if step.skipped else f"loss {step.loss:.4f}"
-            parts.append(f"peer {peer} {what}, rank {signs['effective_rank']:.1f}{score}")
-        if live is not None:
-            logger.info("round %d of %d: %s", consensus.round + 1, self.rounds, "; ".join(parts))
-
-
-def _signs(step: Step) -> Mapping[str, Any]:
-    """Signs of learning and of collapse, of one step."""
-    return {
-        "loss": step.loss,
-        "gradient": step.gradient,
-        "effective_rank": effective_rank(step.outputs),
-        "deviation": deviation(step.outputs),
-        "disagreement": disagreement(step.outputs, step.target) if step.target is not None else float("nan"),
-        "skipped": step.skipped,
-    }
+        self._records.keep(consensus, made, values, self.last_live if probing or last else None)

@@ -233,7 +233,10 @@ class Worker:
     def _conclude(self, done: int) -> None:
         """Judge the peers as they were and as they are, hand in the reports; the lead writes the summary."""
         reports = dict(zip([peer.id for peer in self.peers], self.crew.map(self._report, self.peers), strict=True))
-        everyone = {peer: report for peer, report in self.exchange.leave(reports).items() if report}
+        handed_in = {peer: report for peer, report in self.exchange.leave(reports).items() if report}
+        everyone, wrong = summary.sound(handed_in, next(iter(reports.values()))["final"])
+        for peer, why in sorted(wrong.items()):
+            logger.warning("the report of peer %d is left out: %s", peer, why)
         if min(everyone) in reports:
             pixels = self.grounds.judge.pixels()
             result = summary.summarize(self.config, self.kind, done, pixels, everyone)

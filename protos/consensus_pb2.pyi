@@ -367,7 +367,7 @@ class Attached(_message.Message):
     def __init__(self, shared: _Optional[bool] = ..., note: _Optional[str] = ..., lane: _Optional[str] = ..., port: _Optional[int] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class Publish(_message.Message):
-    __slots__ = ("round", "epoch", "batch", "peers", "abstains", "partial_sum", "leaving", "absent")
+    __slots__ = ("round", "epoch", "batch", "peers", "abstains", "partial_sum", "leaving", "absent", "id")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -376,6 +376,7 @@ class Publish(_message.Message):
     PARTIAL_SUM_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     ABSENT_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     round: int
     epoch: int
     batch: bytes
@@ -384,7 +385,8 @@ class Publish(_message.Message):
     partial_sum: bool
     leaving: bool
     absent: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, round: _Optional[int] = ..., epoch: _Optional[int] = ..., batch: _Optional[bytes] = ..., peers: _Optional[_Iterable[int]] = ..., abstains: _Optional[_Iterable[int]] = ..., partial_sum: _Optional[bool] = ..., leaving: _Optional[bool] = ..., absent: _Optional[_Iterable[int]] = ...) -> None: ...
+    id: int
+    def __init__(self, round: _Optional[int] = ..., epoch: _Optional[int] = ..., batch: _Optional[bytes] = ..., peers: _Optional[_Iterable[int]] = ..., abstains: _Optional[_Iterable[int]] = ..., partial_sum: _Optional[bool] = ..., leaving: _Optional[bool] = ..., absent: _Optional[_Iterable[int]] = ..., id: _Optional[int] = ...) -> None: ...
 
 class Next(_message.Message):
     __slots__ = ("round", "epoch", "members")
@@ -437,7 +439,7 @@ class Part(_message.Message):
     def __init__(self, offset: _Optional[int] = ...) -> None: ...
 
 class FrameHeader(_message.Message):
-    __slots__ = ("attach", "publish", "part", "attached", "opened", "result", "reply", "payload", "in_shared", "dtype", "rows", "columns", "broadcast")
+    __slots__ = ("attach", "publish", "part", "attached", "opened", "result", "reply", "payload", "in_shared", "shared_at", "dtype", "rows", "columns", "broadcast")
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     PUBLISH_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
@@ -447,6 +449,7 @@ class FrameHeader(_message.Message):
     REPLY_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     IN_SHARED_FIELD_NUMBER: _ClassVar[int]
+    SHARED_AT_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
@@ -460,8 +463,9 @@ class FrameHeader(_message.Message):
     reply: Reply
     payload: int
     in_shared: bool
+    shared_at: int
     dtype: WireDtype
     rows: int
     columns: int
     broadcast: int
-    def __init__(self, attach: _Optional[_Union[Attach, _Mapping]] = ..., publish: _Optional[_Union[Publish, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., attached: _Optional[_Union[Attached, _Mapping]] = ..., opened: _Optional[_Union[Next, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., payload: _Optional[int] = ..., in_shared: _Optional[bool] = ..., dtype: _Optional[_Union[WireDtype, str]] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., broadcast: _Optional[int] = ...) -> None: ...
+    def __init__(self, attach: _Optional[_Union[Attach, _Mapping]] = ..., publish: _Optional[_Union[Publish, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., attached: _Optional[_Union[Attached, _Mapping]] = ..., opened: _Optional[_Union[Next, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., payload: _Optional[int] = ..., in_shared: _Optional[bool] = ..., shared_at: _Optional[int] = ..., dtype: _Optional[_Union[WireDtype, str]] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., broadcast: _Optional[int] = ...) -> None: ...

@@ -76,7 +76,7 @@ def messages(header: FrameHeader, payload: Sequence[Buffer] = ()) -> list[tuple[
     Raises:
         FrameError: the header is longer than `HEADER_LIMIT`.
     """
-    total = sum(len(part) for part in payload)
+    total = sum(map(len, payload))
     if not header.in_shared:
         header.payload = total
     if total <= CHUNK:

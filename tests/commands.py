@@ -70,7 +70,7 @@ class Running:
                 env={**os.environ, **environment},
             )
 
-    def wait(self, timeout: float = 120) -> tuple[int, str]:
+    def wait(self, timeout: float = 240) -> tuple[int, str]:
         """Exit code and output; a command that outlasts the timeout is an error."""
         try:
             code = self.process.wait(timeout)
@@ -83,7 +83,7 @@ class Running:
         below = psutil.Process(self.process.pid).children(recursive=True)
         return [process for process in below if "-m peers.worker" in " ".join(process.cmdline())]
 
-    def until(self, true: Callable[[], object], timeout: float = 90) -> None:
+    def until(self, true: Callable[[], object], timeout: float = 150) -> None:
         """Wait for something to become true while the command runs."""
         deadline = time.monotonic() + timeout
         while not true():
@@ -106,7 +106,7 @@ class Running:
             self.process.wait(10)
 
 
-def run(command: Sequence[str], cwd: Path, timeout: float = 120, **environment: str) -> tuple[int, str]:
+def run(command: Sequence[str], cwd: Path, timeout: float = 240, **environment: str) -> tuple[int, str]:
     """Run a command to its end; returns exit code and output."""
     running = Running(command, cwd, **environment)
     try:

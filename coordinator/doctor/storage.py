@@ -13,8 +13,6 @@ from peers.draws import Rule
 from peers.errors import ConfigError
 
 SHARED = Path("/dev/shm")  # noqa: S108  # shared memory itself
-ANSWERS = 8
-"""Peers' outputs that a worker's segment has room for, where the rule needs them one by one."""
 LOGS = 64 * 2**20
 """Room for what is not checkpoints: logs, metrics, TensorBoard."""
 
@@ -51,11 +49,15 @@ def shared_memory(subject: Subject) -> Iterator[Finding]:
 
 
 def _segments(subject: Subject) -> int:
-    """Bytes of shared memory if all workers share this machine: what each publishes, and what it is answered."""
+    """Bytes of shared memory if all workers share this machine: what each publishes, and what each or all get."""
+    from peers.exchange.broadcast import SLOTS  # bring numpy, whose absence the doctor has to tell
+    from peers.exchange.shared import ANSWERS, room_for
+
     one, rule = output_bytes(subject), Rule.of(subject.config.consensus, subject.config.run.seed)
+    common = SLOTS * one if rule.kind == "sum" or rule.aggregated else 0
     if rule.kind == "sum":
-        return 2 * subject.workers * one
-    return (subject.peers + subject.workers * min(ANSWERS, subject.peers)) * one
+        return subject.workers * (room_for(one) + one) + common
+    return room_for(subject.peers * one) + subject.workers * min(ANSWERS, subject.peers) * one + common
 
 
 def _room(field: str, folder: str, subject: Subject) -> Iterator[Finding]:

@@ -75,9 +75,7 @@ def admit(frame: Frame, worker: int, hosted: Sequence[int], settings: ServiceSet
         refusal = _judge_values(block, settings.norm_bound * share)
         if refusal is not None:
             return refusal
-    checksum = xxhash.xxh3_64_intdigest(
-        frame.payload, xxhash.xxh3_64_intdigest(said.SerializeToString(deterministic=True))
-    )
+    checksum = xxhash.xxh3_64_intdigest(said.SerializeToString(deterministic=True))
     publication = Publication(
         worker, said.round, said.epoch, said.batch, peers, abstains, checksum, said.leaving, absent
     )

@@ -7,9 +7,9 @@ when the last publication comes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import xxhash
@@ -22,6 +22,9 @@ from protos.tensors import Float32, to_wire
 
 SLICE = 256 * 1024
 """Elements that a median sorts at a time: bounds its extra memory and stays in the cache."""
+
+
+Room: TypeAlias = Callable[[], Float32]
 
 
 class Block(NamedTuple):
@@ -50,6 +53,7 @@ class Outcome:
         digest: XXH3-128 of the total or aggregate; else of all contributions, as float32, by ascending id.
         dtype: element type of the tensors.
         tensors: {peer: bytes}, for members' outputs; {-1: bytes} for a total or an aggregate.
+        checksum: XXH3-128 of the tensors, one after the other, where somebody has made it.
     """
 
     settled: Settled
@@ -57,6 +61,7 @@ class Outcome:
     digest: bytes = b""
     dtype: WireDtype = FLOAT32
     tensors: Mapping[int, Buffer] = field(default_factory=dict)
+    checksum: bytes = b""
 
 
 class SumTree:
@@ -64,11 +69,16 @@ class SumTree:
 
     Args:
         ids: all that may come.
+        room: gives memory for the sum of all, [B, D]; None adds wherever there is some.
     """
 
-    def __init__(self, ids: Iterable[int]) -> None:
+    def __init__(self, ids: Iterable[int], room: Room | None = None) -> None:
         self._open = set(ids)
-        self._depth = max(self._open, default=0).bit_length()
+        self._room = room
+        lowest, highest = min(self._open, default=0), max(self._open, default=0)
+        self._depth = highest.bit_length()
+        self._top = (lowest ^ highest).bit_length()
+        """Level of the last addition: the lowest with one node; 0 where nothing is added."""
         self._waiting: dict[tuple[int, int], int] = {}
         self._sides: dict[tuple[int, int], tuple[Float32, bool] | None] = {}
         nodes = self._open
@@ -100,7 +110,7 @@ class SumTree:
             above = key >> 1
             self._waiting[level, above] -= 1
             sibling = self._sides.pop((level, above), None)
-            side = _join(sibling, side)
+            side = _join(sibling, side, self._room if level == self._top else None)
             if self._waiting[level, above]:
                 self._sides[level, above] = side
                 return
@@ -108,11 +118,13 @@ class SumTree:
         self.total = side[0] if side else None
 
 
-def _join(one: tuple[Float32, bool] | None, two: tuple[Float32, bool] | None) -> tuple[Float32, bool] | None:
+def _join(
+    one: tuple[Float32, bool] | None, two: tuple[Float32, bool] | None, room: Room | None
+) -> tuple[Float32, bool] | None:
     if one is None or two is None:
         return one or two
     # Adding two numbers is commutative to the last bit, so it does not matter which side came first.
-    out = one[0] if one[1] else two[0] if two[1] else None
+    out = room() if room is not None else one[0] if one[1] else two[0] if two[1] else None
     return np.add(one[0], two[0], out=out), True
 
 
@@ -122,10 +134,12 @@ class Aggregator:
     Args:
         rule: what the round is for.
         ids: peers that it opened with.
+        room: as of `SumTree`; asked for at most once, for the round that then settles.
     """
 
-    def __init__(self, rule: Rule, ids: Sequence[int]) -> None:
+    def __init__(self, rule: Rule, ids: Sequence[int], room: Room | None = None) -> None:
         self._rule = rule
+        self._room = room
         self._ids = tuple(ids)
         self._trees: dict[bytes, SumTree] = {}
         self._blocks: dict[int, Block] = {}
@@ -143,13 +157,14 @@ class Aggregator:
         if not publication.votes:
             return
         if publication.batch not in self._trees:
-            self._trees[publication.batch] = SumTree(self._ids)
+            self._trees[publication.batch] = SumTree(self._ids, self._room)
         tree = self._trees[publication.batch]
-        here = {block.peer for block in blocks}
         for block in blocks:
             tree.add(block.peer, block.values, ours=block.values.flags.writeable)
         others = (*publication.peers, *publication.abstains, *publication.absent)
-        tree.skip(peer for peer in others if peer not in here)
+        if len(others) > len(blocks):
+            here = {block.peer for block in blocks}
+            tree.skip(peer for peer in others if peer not in here)
 
     def partial(self, batch: bytes) -> Float32 | None:
         """The sum of what came for a batch, for a relay to hand up; None if nothing did. Nothing more may be added."""
@@ -210,7 +225,8 @@ def _single(settled: Settled, content: Content, values: Float32 | None) -> Outco
     if values is None:
         raise ValueError(f"round {settled.round} has contributors, but none of their outputs")
     data = to_wire(values, FLOAT32)  # a view: nobody changes the values any more
-    return Outcome(settled, content, digest([data]), FLOAT32, {-1: data})
+    made = digest([data])
+    return Outcome(settled, content, made, FLOAT32, {-1: data}, made)
 
 
 def _as(block: Block, dtype: WireDtype) -> Buffer:

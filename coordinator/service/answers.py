@@ -44,7 +44,7 @@ class Answer:
     @cached_property
     def size(self) -> int:
         """Bytes of the payload."""
-        return sum(len(part) for part in self.payload)
+        return sum(map(len, self.payload))
 
     @cached_property
     def in_shared(self) -> list[bytes]:
@@ -87,10 +87,13 @@ def late(group: Group, worker: int, round_: int) -> Answer:
 
 def following_of(group: Group, worker: int) -> Next:
     """Which round a worker goes on with."""
+    current = _goes_on_with(group, worker)
+    return Next(round=group.rounds.upcoming) if current is None else _next_of(current)
+
+
+def _goes_on_with(group: Group, worker: int) -> OpenRound | None:
     current = group.rounds.current
-    if current is not None and worker in current.present:
-        return _next_of(current)
-    return Next(round=group.rounds.upcoming)
+    return current if current is not None and worker in current.present else None
 
 
 class Results:
@@ -110,14 +113,14 @@ class Results:
         """For one worker that published, which hosts `peers`."""
         settled = self._outcome.settled
         code = settled.answers[worker]
-        following = following_of(group, worker)
         if code != OK:
-            return reply(code, settled.text, settled.round, following)
+            return reply(code, settled.text, settled.round, following_of(group, worker))
         if self._outcome.content == MEMBERS:
-            return self._members(peers, following)
-        key = (following.round, following.epoch)  # one for those that stay, one for those that leave
+            return self._members(peers, following_of(group, worker))
+        current = _goes_on_with(group, worker)  # one answer for those that stay, one for those that leave
+        key = (group.rounds.upcoming, 0) if current is None else (current.round, current.epoch)
         if key not in self._shared:
-            self._shared[key] = self._make(following, [-1])
+            self._shared[key] = self._make(following_of(group, worker), [-1])
         return self._shared[key]
 
     def _members(self, peers: Sequence[int], following: Next) -> Answer:

@@ -1,26 +1,28 @@
-"""Coroutines that begin at once, as eager tasks do from Python 3.12 on.
+"""Coroutines that begin at once, as eager tasks do from Python 3.12 on, and go on without a task's turns of the loop.
 
-A task waits for its turn in the event loop even where its coroutine would never wait for anything; on the way of a
-publication such turns cost more than the arithmetic.
+A task waits for its turn in the event loop even where its coroutine would never wait for anything, and once more when
+it has ended; on the way of a publication such turns cost more than the arithmetic.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 def begin(coroutine: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
-    """Run a coroutine up to where it has to wait; what is left becomes a task.
+    """Run a coroutine up to where it has to wait; it goes on when what it waits for is there.
+
+    It must not ask for the current task, which `asyncio.timeout` does: there is none.
 
     Returns:
-        the task; or, where nothing is left, a future that is done.
+        its value; done already where the coroutine never waits. A cancellation reaches it where it waits, as a task's.
     """
     try:
-        awaited = coroutine.send(None)
+        return _Begun(coroutine, coroutine.send(None))
     except StopIteration as stop:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         done.set_result(stop.value)
@@ -29,48 +31,60 @@ def begin(coroutine: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         failed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         failed.set_exception(exc)
         return failed
-    return asyncio.get_running_loop().create_task(_Rest(coroutine, awaited))
 
 
 async def whole(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, even where whoever awaits this is cancelled meanwhile."""
     try:
-        awaited = coroutine.send(None)
+        begun = _Begun(coroutine, coroutine.send(None))
     except StopIteration as stop:
         value: T = stop.value
         return value
-    return await asyncio.shield(asyncio.get_running_loop().create_task(_Rest(coroutine, awaited)))
+    return await asyncio.shield(begun)
 
 
-class _Rest(Coroutine[Any, Any, T]):
-    """What is left of a coroutine that has begun: first of all it hands over what that waits for.
+class _Begun(asyncio.Future[T]):
+    """What a coroutine gives that has begun.
 
     Args:
-        begun: the coroutine.
+        coroutine: to be driven to its end.
         awaited: what it waits for.
     """
 
-    def __init__(self, begun: Coroutine[Any, Any, T], awaited: Any) -> None:
-        self._begun = begun
-        self._handed = False
+    def __init__(self, coroutine: Coroutine[Any, Any, T], awaited: Any) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self._coroutine = coroutine
+        self._cancelled = False
+        self._wait_for(awaited)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """See `asyncio.Task.cancel`."""
+        if self.done():
+            return False
+        if self._awaited is None or not self._awaited.cancel(msg):
+            self._cancelled = True  # it goes on soon in any case
+        return True
+
+    def _wait_for(self, awaited: Any) -> None:
         self._awaited = awaited
+        if awaited is None:  # of `sleep(0)`
+            self.get_loop().call_soon(self._go_on)
+        else:
+            awaited._asyncio_future_blocking = False  # by this asyncio knows that it is waited for
+            awaited.add_done_callback(self._go_on)
 
-    def send(self, value: Any) -> Any:
-        """See `Coroutine`."""
-        if self._handed:
-            return self._begun.send(value)
-        self._handed = True
-        return self._awaited
-
-    def throw(self, *exc: Any) -> Any:
-        """See `Coroutine`: a cancellation, among others, reaches the coroutine where it waits."""
-        self._handed = True
-        return self._begun.throw(*exc)
-
-    def close(self) -> None:
-        """See `Coroutine`."""
-        self._begun.close()
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        """No one awaits it but its task, which calls `send`."""
-        raise NotImplementedError
+    def _go_on(self, _: Any = None) -> None:
+        try:
+            if self._cancelled:
+                self._cancelled = False
+                awaited = self._coroutine.throw(asyncio.CancelledError())
+            else:
+                awaited = self._coroutine.send(None)  # what it awaited gives it the value, or the error
+        except StopIteration as stop:
+            self.set_result(stop.value)
+        except asyncio.CancelledError:
+            super().cancel()
+        except Exception as exc:
+            self.set_exception(exc)
+        else:
+            self._wait_for(awaited)

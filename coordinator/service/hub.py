@@ -90,8 +90,9 @@ class Hub:
         self._heavy = size_of(NAMES["float32"], *settings.shape) >= HEAVY
         self._joins = Bucket(settings.joins_per_minute / 60, settings.joins_per_minute, clock())
         self.desk = Desk(self.group, metrics)
-        self._aggregator = Aggregator(settings.rule, ())
+        self._aggregator = self._collecting(())
         self._version = -1
+        self._closed = False
         self._ticked = clock()
         self._continue()
         if self.group.phase == OVER:
@@ -104,7 +105,8 @@ class Hub:
         self._ticked = now
 
     def close(self) -> None:
-        """Let the thread go; the store is its owner's."""
+        """Let the thread go; the store is its owner's, and no step that waits for its turn may come to it any more."""
+        self._closed = True
         self._thread.shutdown(wait=True)
 
     def known(self, bearer: str) -> Worker | Gone | None:
@@ -167,6 +169,9 @@ class Hub:
 
     async def _alone(self, step: Coroutine[Any, Any, T]) -> T:
         async with self._lock:
+            if self._closed:
+                step.close()
+                raise asyncio.CancelledError
             try:
                 return await step
             except Exception as exc:  # the machines are ahead of the store now: the coordinator must stop
@@ -259,7 +264,8 @@ class Hub:
         return done(self._refused(publication, verdict))
 
     async def _add(self, publication: Publication, blocks: Sequence[Block]) -> None:
-        self.metrics.received += sum([len(block.data) for block in blocks])
+        for block in blocks:
+            self.metrics.received += len(block.data)
         await self._compute(self._aggregator.add, publication, blocks)
 
     def _refused(self, publication: Publication, code: ReplyCode) -> Answer:
@@ -324,7 +330,7 @@ class Hub:
                 outcome = await self._outcome(event)
                 self.desk.results = Results(self.settings, outcome)
             elif isinstance(event, OpenRound):
-                self._aggregator = Aggregator(self.settings.rule, event.ids)
+                self._aggregator = self._collecting(event.ids)
         roll = self.group.roll() if version != self._version else None
         kept = self.group.course(), roll, self.agreed if roll else None, outcome, reports
         if roll or reports:  # a transaction, which may have to wait for the disk
@@ -338,6 +344,9 @@ class Hub:
             self.over.set()
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def _collecting(self, ids: Sequence[int]) -> Aggregator:
+        return Aggregator(self.settings.rule, ids, lambda: self._store.room(self.settings.shape))
 
     async def _outcome(self, settled: Settled) -> Outcome:
         return await self._compute(self._aggregator.finish, settled)
@@ -359,7 +368,7 @@ class Hub:
         self.group.restore(kept.course, kept.roll, self.clock())
         for event in self.group.take():
             if isinstance(event, OpenRound):
-                self._aggregator = Aggregator(self.settings.rule, event.ids)
+                self._aggregator = self._collecting(event.ids)
         logger.warning(
             "continuing run %s at round %d, epoch %d, with %d workers",
             self.settings.run_id,

@@ -148,7 +148,7 @@ class _Lane(asyncio.BufferedProtocol):
         self._lanes = lanes
         self._inbox = Inbox(KEY_BYTES)
         self._answering: Answering | None = None
-        self._task: asyncio.Future[None] | None = None
+        self._serving: asyncio.Future[None] | None = None
         self._paused = False
         self._transport: Any = None
         self._stranger: asyncio.TimerHandle | None = None
@@ -174,8 +174,8 @@ class _Lane(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """So much was read."""
         self._inbox.took(nbytes)
-        if self._task is None:
-            self._next()
+        if self._serving is None or self._serving.done():
+            self._serving = begin(self._serve())
         if not self._inbox.room() and not self._transport.is_closing():
             self._transport.pause_reading()  # a worker waits for its answers; this one floods
             self._paused = True
@@ -187,8 +187,8 @@ class _Lane(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker's end is gone: its stream says what that means. The answer under way is nobody's any more."""
         self._no_stranger()
-        if self._task is not None:
-            self._task.cancel()
+        if self._serving is not None:
+            self._serving.cancel()
 
     def _no_stranger(self) -> None:
         if self._stranger is not None:
@@ -196,24 +196,24 @@ class _Lane(asyncio.BufferedProtocol):
             self._stranger = None
             self._lanes.strangers -= 1
 
-    def _next(self) -> None:
+    async def _serve(self) -> None:
         """Answer what has been read, a message at a time."""
-        while not self._transport.is_closing():
-            try:
-                message = self._inbox.take()
-            except FrameTooLargeError:
-                self.close()
-                return
-            if message is None:
-                return
-            if self._answering is None:
-                self._meet(bytes(message))
-                continue
-            task = begin(self._answer(self._answering, message))
-            if not task.done():
-                self._task = task
-                task.add_done_callback(self._answered)
-                return
+        try:
+            while not self._transport.is_closing() and (message := self._inbox.take()) is not None:
+                if self._answering is None:
+                    self._meet(bytes(message))
+                    continue
+                answer = await self._answering(message)
+                if answer and not self._transport.is_closing():
+                    self._transport.write(answer)
+        except FrameTooLargeError:
+            self.close()
+        except Exception:
+            logger.exception("a lane could not be answered")  # as gRPC does for a stream
+            self.close()
+        if self._paused and self._inbox.room() and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
 
     def _meet(self, key: bytes) -> None:
         self._answering = self._lanes.claimed(key, self)
@@ -233,25 +233,6 @@ class _Lane(asyncio.BufferedProtocol):
         except OSError as exc:
             logger.info("a lane broke as it was made: %s", exc)
             self.close()
-
-    def _answered(self, task: asyncio.Future[None]) -> None:
-        self._task = None
-        if task.cancelled():
-            return
-        self._next()
-        if self._paused and self._inbox.room() and not self._transport.is_closing():
-            self._paused = False
-            self._transport.resume_reading()
-
-    async def _answer(self, answering: Answering, message: Buffer) -> None:
-        try:
-            answer = await answering(message)
-        except Exception:
-            logger.exception("a lane could not be answered")  # as gRPC does for a stream
-            self.close()
-            return
-        if answer and not self._transport.is_closing():
-            self._transport.write(answer)
 
 
 def _of_this_user(connected: Any) -> bool:

@@ -5,8 +5,10 @@ What is written here is in the kernel's hands at once: it survives the death of 
 the machine. Each file holds one step of the coordinator, so that the one before is whole while the next is written:
 
     0 .. 32     magic, step, version of the facts, lengths of text and payload; zeros while the rest is being written
-    32 .. 40    XXH3-64 of all that follows, and of the first 32 bytes
-    40 ..       text (JSON), payload
+    32 .. 40    XXH3-64 of the first 32 bytes, of the text, and of the XXH3-128 of the payload, which is mostly known
+    64 ..       payload, text (JSON)
+
+A sum may be made where it is kept from the start (`Ledger.room`), which saves its copy.
 """
 
 from __future__ import annotations
@@ -15,18 +17,25 @@ import mmap
 import os
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
+from coordinator.service.aggregate import digest
 from protos.frames import Buffer
+from protos.tensors import Float32
 
 FILES = ("rounds.0", "rounds.1")
-_MAGIC = 0x50434C31
+TEXT = 64 * 1024
+"""Bytes that are set aside for the text behind a payload, so that files seldom grow once results are made in them."""
+_MAGIC = 0x50434C32
 _HEAD = struct.Struct("<IIQQQ")
 _SUM = struct.Struct("<Q")
-_START = _HEAD.size + _SUM.size
+_START = 64
+"""Where the payload begins, aligned for arithmetic."""
 
 
 class DamagedError(ValueError):
@@ -72,16 +81,21 @@ class Ledger:
         found = [slot.read() for slot in self._slots]
         return sorted((entry for entry in found if entry), key=lambda entry: entry.step, reverse=True)
 
-    def write(self, step: int, facts: int, text: bytes, payload: Sequence[Buffer]) -> None:
+    def room(self, step: int, shape: tuple[int, int]) -> Float32:
+        """Where the payload of a step will be kept: [B, D] float32, of unknown values, to be written before `write`."""
+        return self._slots[step % len(self._slots)].room(shape)
+
+    def write(self, step: int, facts: int, text: bytes, payload: Sequence[Buffer], known: bytes = b"") -> None:
         """Keep a step in the place of the one before the last.
 
         Args:
-            step: greater by one than that of the call before.
+            step: greater than that of the call before; by one, unless the steps between were kept elsewhere.
             facts: version of the facts.
             text: in JSON.
-            payload: buffers that follow each other.
+            payload: buffers that follow each other; not copied where it is what `room` has given.
+            known: their digest, where it is known.
         """
-        self._slots[step % len(self._slots)].write(step, facts, text, payload)
+        self._slots[step % len(self._slots)].write(step, facts, text, payload, known or digest(payload))
 
     def close(self) -> None:
         """Unmap the files."""
@@ -97,6 +111,7 @@ class _Slot:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._map: mmap.mmap | None = None
         self._size = 0
+        self._room: Float32 | None = None
         try:
             self._fit(max(_START, os.fstat(self._file).st_size))
         except BaseException:
@@ -108,28 +123,50 @@ class _Slot:
         magic, text, payload, step, facts = _HEAD.unpack_from(view)
         if magic == 0 and not (text or payload or step or facts):
             return None  # never written to, or its writer died while it wrote
-        end = _START + text + payload
-        if magic != _MAGIC or end > self._size or _SUM.unpack_from(view, _HEAD.size)[0] != _sum(view, end):
-            raise DamagedError(f"{self._path.name} does not fit its checksum")
-        return Entry(step, facts, bytes(view[_START : _START + text]), bytes(view[_START + text : end]))
+        middle, end = _START + payload, _START + payload + text
+        if magic == _MAGIC and end <= self._size:
+            carried, said = bytes(view[_START:middle]), bytes(view[middle:end])
+            if _SUM.unpack_from(view, _HEAD.size)[0] == _sum(view[: _HEAD.size], said, digest([carried])):
+                return Entry(step, facts, said, carried)
+        raise DamagedError(f"{self._path.name} does not fit its checksum")
 
-    def write(self, step: int, facts: int, text: bytes, payload: Sequence[Buffer]) -> None:
-        size = sum(len(part) for part in payload)
-        self._fit(_START + len(text) + size)
+    def write(self, step: int, facts: int, text: bytes, payload: Sequence[Buffer], known: bytes) -> None:
+        size = sum(map(len, payload))
+        self._fit(_START + size + len(text))
         view = self._view()
         view[:_START] = bytes(_START)
         at = _START
-        for part in (text, *payload):
-            view[at : at + len(part)] = part
+        for part in payload:
+            if not self._holds(part):
+                view[at : at + len(part)] = part
             at += len(part)
+        view[at : at + len(text)] = text
+        self._room = None
         head = _HEAD.pack(_MAGIC, len(text), size, step, facts)
-        view[_HEAD.size : _START] = _SUM.pack(_sum_of(head, view, at))
+        view[_HEAD.size : _HEAD.size + _SUM.size] = _SUM.pack(_sum(head, text, known))
         view[: _HEAD.size] = head
 
+    def room(self, shape: tuple[int, int]) -> Float32:
+        size = 4 * shape[0] * shape[1]
+        self._fit(_START + size + TEXT)
+        view = self._view()
+        view[:_START] = bytes(_START)  # what was here is no more
+        self._room = np.frombuffer(view[_START : _START + size], np.float32).reshape(shape)
+        return self._room
+
+    def _holds(self, part: Buffer) -> bool:
+        """Whether a part of a payload is what `room` has given."""
+        made: object = part.obj if isinstance(part, memoryview) else part
+        return self._room is not None and made is self._room
+
     def close(self) -> None:
-        if self._map is not None:
-            self._map.close()
+        self._let_go()
         os.close(self._file)
+
+    def _let_go(self) -> None:
+        if self._map is not None:
+            with suppress(BufferError):  # a result that was made there is still looked at, and keeps it
+                self._map.close()
 
     def _view(self) -> memoryview:
         assert self._map is not None  # noqa: S101  # mapped when it was made
@@ -140,17 +177,13 @@ class _Slot:
         if size <= self._size:
             return
         os.posix_fallocate(self._file, 0, size)
-        if self._map is not None:
-            self._map.close()
+        self._let_go()
         self._map = mmap.mmap(self._file, size)
         self._size = size
 
 
-def _sum(view: memoryview, end: int) -> int:
-    return _sum_of(view[: _HEAD.size], view, end)
-
-
-def _sum_of(head: Buffer, view: memoryview, end: int) -> int:
+def _sum(head: Buffer, text: bytes, payload: bytes) -> int:
     made = xxhash.xxh3_64(head)
-    made.update(view[_START:end])
+    made.update(text)
+    made.update(payload)
     return made.intdigest()

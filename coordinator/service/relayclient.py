@@ -62,7 +62,9 @@ class RelayClient(StreamClient):
             total: [B, D] float32; None where nobody contributes.
         """
         assert self._link is not None  # noqa: S101  # errands come after Enter
+        self._id += 1
         publish = pb.Publish(
+            id=self._id,
             round=collected.round,
             epoch=self._next.epoch if self._next.round == collected.round else 0,
             batch=collected.batch,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from coordinator.service.aggregate import Outcome
+from coordinator.service.aggregate import Aggregator, Outcome
 from coordinator.service.hub import Hub
 from coordinator.service.metrics import Metrics
 from coordinator.service.relay import Above, Errand, HandIn, RelayGroup
@@ -120,6 +120,9 @@ class RelayHub(Hub):
             self._above.send(errand, total=total)
         else:
             self._above.send(errand, agreed=dict(self.agreed), reports=dict(self.reports))
+
+    def _collecting(self, ids: Sequence[int]) -> Aggregator:
+        return Aggregator(self.settings.rule, ids)  # its sum goes up, and is not what will be kept
 
     async def _outcome(self, settled: Settled) -> Outcome:
         """The whole group's total, in place of this relay's own sum."""

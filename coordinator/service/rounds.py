@@ -47,8 +47,9 @@ class Publication(NamedTuple):
         batch: batch digest.
         peers: hosted peers that contribute, ascending.
         abstains: hosted peers that do not, ascending.
-        checksum: of its bytes; tells a repetition from another publication. It guards against mistakes, not against
-            forgery: all that a collision gains is an answer that the same worker may have anyway.
+        checksum: of all that it says, the id that its worker drew for it among that: tells a repetition from another
+            publication. It guards against mistakes, not against forgery: all that a worker gains by giving another one
+            the same id is an answer that it may have anyway; the first is in the sum.
         leaving: the worker leaves after this round.
         absent: hosted peers that nobody speaks for: a relay keeps their places.
     """
@@ -245,16 +246,15 @@ class Rounds:
 
     def deadline(self) -> float | None:
         """When the open round settles at the latest; None before its first publication."""
-        if self.current is None or self.current.first is None:
-            return None
-        return self.current.first + self._deadline
+        first = None if self.current is None else self.current.first
+        return None if first is None else first + self._deadline
 
     def offer(self, publication: Publication, now: float) -> ReplyCode | Settled:
         """Take a publication of a member, or of a worker that has just left.
 
         Returns:
-            OK: it is in, or was already (the same bytes again); the answer comes when the round settles.
-            Settled: it is for the last round and is answered from it (the same bytes again).
+            OK: it is in, or was already (sent again); the answer comes when the round settles.
+            Settled: it is for the last round and is answered from it (sent again).
             anything else: refused, it enters no sum.
         """
         worker, current, last = publication.worker, self.current, self.last
@@ -282,11 +282,11 @@ class Rounds:
 
     def settle(self, now: float) -> Settled | None:
         """End the open round if it is due."""
-        current, deadline = self.current, self.deadline()
-        if current is None:
+        if self.current is None:
             return None
-        if current.complete:
+        if self.current.complete:
             return self._end(self._min_peers, now, "too few peers are left")
+        deadline = self.deadline()
         if deadline is not None and now >= deadline:
             return self._end(self.quorum(), now, "too few peers published before the deadline")
         return None

@@ -21,7 +21,7 @@ from coordinator.service.hub import Hub
 from coordinator.service.lanes import Lanes
 from coordinator.service.limits import Bucket
 from coordinator.service.membership import Gone, Worker
-from peers.exchange.shared import Segment
+from peers.exchange.shared import Segment, room_for
 from protos.consensus_pb2 import MALFORMED, TOO_FAST, TOO_LARGE, Attached, FrameHeader, ReplyCode, SharedOffer
 from protos.frames import Assembler, Buffer, Frame, FrameError, FrameTooLargeError, encode
 from protos.tensors import NAMES, size_of
@@ -184,7 +184,8 @@ class Session:
         """Map an offered segment; why not, where it cannot be."""
         if not self._hub.settings.shared_memory:
             return "the coordinator's settings do not allow it"
-        if offer.up > self._limit or offer.down > self._hub.settings.payload_limit or min(offer.up, offer.down) < 32:
+        up, down = room_for(self._limit), self._hub.settings.payload_limit
+        if offer.up > up or offer.down > down or min(offer.up, offer.down) < 32:
             return f"{offer.up} + {offer.down} bytes do not fit this run"
         try:
             self.segment = Segment.open(offer.name, offer.up, offer.down, offer.nonce)
@@ -201,7 +202,7 @@ class Session:
         if self.segment is None:
             raise FrameError("the payload is said to lie in shared memory, but no segment is shared")
         try:
-            return Frame(frame.header, self.segment.read(frame.header.payload, answer=False))
+            return Frame(frame.header, self.segment.read(frame.header.shared_at, frame.header.payload))
         except ValueError as exc:
             raise FrameTooLargeError(str(exc)) from exc
 
@@ -214,6 +215,6 @@ class Session:
         segment = self.segment
         shared = segment is not None and 0 < answer.size <= segment.down
         if segment is not None and shared:
-            segment.write(answer.payload, answer=True)
+            segment.answer(answer.payload)
         self._hub.metrics.sent["shared" if shared else way] += answer.size
         return shared

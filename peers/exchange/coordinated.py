@@ -107,13 +107,14 @@ class CoordinatedExchange(Exchange):
     def outcome(self, round_: int, timeout: float | None) -> Outcome:
         """What became of the publication for a round."""
         times = self._times
+        patience = times.round_deadline + times.join_window if timeout is None else timeout
         now = time.monotonic()
-        end = now + (times.round_deadline + times.join_window if timeout is None else timeout)
+        end = now + patience
         stop_by = float("inf")
         while True:
             try:
                 found = self._client.result(max(0.0, min(LOOK, end - now)))
-            except NoAnswerError:
+            except NoAnswerError as exc:
                 now = time.monotonic()
                 if self._stopping():
                     # The round may wait for members that never come back: a stopped worker gives it one deadline.
@@ -121,7 +122,7 @@ class CoordinatedExchange(Exchange):
                 if now >= stop_by:
                     return Ended("asked to stop while the group waits for members")
                 if now >= end:
-                    raise
+                    raise NoAnswerError(exc.address, patience) from None
                 continue
             return self._translated(round_, found)
 
@@ -176,17 +177,21 @@ class CoordinatedExchange(Exchange):
             epoch=result.epoch,
             contributors=result.contributors,
             total=None if result.total is None else self._tensor(result.total),
-            sent={peer: self._tensor(z) for peer, z in result.sent.items()},
-            members={peer: self._tensor(z) for peer, z in result.members.items()},
+            sent=self._tensors(result.sent),
+            members=self._tensors(result.members),
             sources={peer: sources[peer] for peer in hello.peers if peer in sources},
             leaving=result.leaving,
             aggregate=None if result.aggregate is None else self._tensor(result.aggregate),
             digest=result.digest.hex(),
         )
 
+    def _tensors(self, arrays: Mapping[int, Float32]) -> dict[int, Tensor]:
+        return {peer: self._tensor(values) for peer, values in arrays.items()}
+
     def _tensor(self, values: Float32) -> Tensor:
         """The values themselves on a CPU, unless they lie in what gRPC received, which is not to be written to."""
-        return torch.from_numpy(values if values.flags.writeable else values.copy()).to(self._device)
+        tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
+        return tensor if self._device.type == "cpu" else tensor.to(self._device)
 
 
 class _CoordinatedPending(Pending):

@@ -107,10 +107,11 @@ class Lane:
         Raises:
             OSError: the lane is broken.
         """
-        parts = [LENGTH.pack(sum(len(part) for part in message)), *message]
+        size = sum(map(len, message))
+        parts = [LENGTH.pack(size), *message]
         with self._sending:
             self._socket.settimeout(self._patience)
-            if isinstance(self._socket, ssl.SSLSocket):
+            if size <= READ_AHEAD or isinstance(self._socket, ssl.SSLSocket):
                 self._socket.sendall(b"".join(parts))
             else:
                 _send_all(self._socket, parts)
@@ -203,6 +204,9 @@ class Inbox:
         return message
 
     def _from_ahead(self) -> Buffer | None:
+        if self._first == self._end:
+            self._first = self._end = 0
+            return None
         unread = self._ahead[self._first : self._end]
         if len(unread) < LENGTH.size:
             self._ahead[: len(unread)] = bytes(unread)

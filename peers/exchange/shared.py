@@ -5,10 +5,14 @@ and offers both. The coordinator maps it if it finds the nonce there: the two sh
 unlinks the name, so that nothing can be left behind whatever happens to either. Until then the creator holds a lock on
 the file; `sweep` removes files whose lock nobody holds: their creators died in between.
 
-    0 .. up            the peer's payload, written before its frame is sent
+    0 .. up            the peer's payload, written before its frame is sent, which says where it begins
     up .. up + down    the answer's payload, written before its frame is sent
 
-Each side writes only when the other's frame has come, so neither half is written and read at once.
+Each side writes only when the other's frame has come, so no payload is written and read at once.
+
+The peer's part has three places for a payload. A peer looks at its own outputs, as they were sent, until it has made
+its step: it lays them down in a place that is lent to it (`Segment.lend`), one copy instead of two. Two places are lent
+in turn; the third never is, for payloads that are made elsewhere, or while both are still looked at.
 """
 
 from __future__ import annotations
@@ -20,17 +24,45 @@ import os
 import re
 import secrets
 import stat
+import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 FOLDER = Path("/dev/shm")  # noqa: S108  # shared memory itself; names in it are random and created exclusively
 NONCE_BYTES = 32
+PLACES = 3
+ANSWERS = 8
+"""Peers' outputs that an answer's part has room for, where the rule needs them one by one; more come on the stream."""
+ALIGNED = 64
+"""Places begin at multiples of so many bytes."""
 _PREFIX = "peer-consensus-"
 _NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{32}}")
 
 logger = logging.getLogger(__name__)
+
+
+class Lent(NamedTuple):
+    """A place that is its borrower's for as long as an array in it is looked at.
+
+    Attributes:
+        segment: whose place it is.
+        at: where it begins.
+        arrays: each [B, D] float32, one after the other.
+    """
+
+    segment: Segment
+    at: int
+    arrays: tuple[npt.NDArray[np.float32], ...]
+
+
+def room_for(payload: int) -> int:
+    """Bytes of a peer's part whose payloads have at most so many."""
+    return PLACES * -(-payload // ALIGNED) * ALIGNED
 
 
 class Segment:
@@ -48,6 +80,7 @@ class Segment:
         self._descriptor: int | None = descriptor
         self._map = mmap.mmap(descriptor, up + down)
         self._view = memoryview(self._map)
+        self._lent: list[weakref.ref[Any] | None] = [None] * (PLACES - 1)
 
     @classmethod
     def create(cls, up: int, down: int) -> tuple[Segment, bytes]:
@@ -88,21 +121,48 @@ class Segment:
             raise ValueError("the nonce is not there: another host's segment")
         return segment
 
-    def write(self, parts: Iterable[bytes | memoryview], *, answer: bool) -> None:
-        """Lay payloads down one after the other, in the peer's part or in the answer's."""
-        at = self.up if answer else 0
-        end = self.up + (self.down if answer else 0)
+    def lend(self, shape: tuple[int, int], count: int) -> Lent | None:
+        """Memory for a payload of `count` tensors [B, D] float32, to be filled in; None where there is no room."""
+        items = shape[0] * shape[1]
+        size, stride = 4 * items * count, self.up // PLACES
+        for place, lent in enumerate(self._lent):
+            if size <= stride and (lent is None or lent() is None):
+                at = place * stride
+                whole = np.frombuffer(self._view[at : at + size], np.float32)
+                self._lent[place] = weakref.ref(whole)  # every array made of it keeps it alive
+                return Lent(self, at, tuple([whole[k * items : (k + 1) * items].reshape(shape) for k in range(count)]))
+        return None
+
+    def put(self, parts: Iterable[bytes | memoryview], size: int) -> int | None:
+        """Lay a payload down, given as buffers that follow each other; where it begins, None where there is no room."""
+        stride = self.up // PLACES
+        if size > stride:
+            return None
+        self._lay(parts, self.up - stride, self.up)
+        return self.up - stride
+
+    def answer(self, parts: Iterable[bytes | memoryview]) -> None:
+        """Lay an answer's payload down, given as buffers that follow each other."""
+        self._lay(parts, self.up, self.up + self.down)
+
+    def answered(self, size: int) -> memoryview:
+        """A copy of an answer's payload: the next one takes its place."""
+        return self._copy(self.up, size, self.up + self.down)
+
+    def read(self, at: int, size: int) -> memoryview:
+        """A copy of the peer's payload, the reader's own: what is judged must not change afterwards."""
+        return self._copy(at, size, self.up)
+
+    def _lay(self, parts: Iterable[bytes | memoryview], at: int, end: int) -> None:
         for part in parts:
             if at + len(part) > end:
                 raise ValueError(f"{at + len(part) - end} bytes more than the segment has room for")
             self._view[at : at + len(part)] = part
             at += len(part)
 
-    def read(self, size: int, *, answer: bool) -> memoryview:
-        """A copy of a payload, the reader's own: what is judged must not change afterwards."""
-        at = self.up if answer else 0
-        if size > (self.down if answer else self.up):
-            raise ValueError(f"a payload of {size} bytes is larger than the segment's room for it")
+    def _copy(self, at: int, size: int, end: int) -> memoryview:
+        if at + size > end:
+            raise ValueError(f"a payload of {size} bytes at byte {at} goes beyond byte {end}, the end of its part")
         copy = np.empty(size, np.uint8)
         copy.data[:] = self._view[at : at + size]
         return copy.data
@@ -117,7 +177,8 @@ class Segment:
         """Unlink and unmap; any number of times."""
         self.unlink()
         self._view.release()
-        self._map.close()
+        with suppress(BufferError):  # somebody still looks at what was lent: the memory goes with the last array
+            self._map.close()
 
     def _release_file(self) -> None:
         if self._descriptor is not None:

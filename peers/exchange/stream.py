@@ -30,6 +30,7 @@ from typing import Any
 import grpc
 
 from peers.errors import DisagreementError, ExchangeError
+from peers.exchange.shared import ANSWERS, Lent, room_for
 from peers.exchange.stream_access import Access
 from peers.exchange.stream_checks import checked, pause_of, tensors_of
 from peers.exchange.stream_link import Link, Lost
@@ -53,8 +54,6 @@ from protos.tensors import NAMES, Float32, as_sent, size_of, to_wire
 
 CALL = 10.0
 """Seconds that one control call may take."""
-SHARED_MEMBERS = 8
-"""Others' outputs that a segment has room for; more come on the stream."""
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +77,7 @@ class StreamClient:
         self._beating = threading.Event()
         self._beats: threading.Thread | None = None
         self._next = pb.Next()
+        self._id = secrets.randbits(63)
         self._sent: dict[int, Float32] = {}
         self._awaits: int | None = None
         self.absent: tuple[int, ...] = ()
@@ -140,21 +140,41 @@ class StreamClient:
         if self._awaits is not None:
             raise ExchangeError(f"round {self._awaits} was published, take its result before round {round_}")
         wire = NAMES[self._info.wire]
-        self._sent = {}  # its memory, still in the cache, takes the new outputs
-        self._sent = {peer: as_sent(values, wire) for peer, values in sorted(outputs.items()) if values is not None}
+        self._sent = {}  # its place, or its memory, still in the cache, takes the new outputs
+        given = {peer: values for peer, values in sorted(outputs.items()) if values is not None}
+        lent = self._lent(given, wire)
+        if lent is not None:
+            self._sent = dict(zip(given, lent.arrays, strict=True))
+        else:
+            self._sent = {peer: as_sent(values, wire) for peer, values in given.items()}
         header = pb.FrameHeader(dtype=wire)
         publish = header.publish  # filled in where it stands: making it apart and copying it takes twice as long
-        publish.round, publish.batch, publish.leaving = round_, digest, leaving
+        self._id += 1
+        publish.round, publish.batch, publish.leaving, publish.id = round_, digest, leaving, self._id
         publish.epoch = self._next.epoch if self._next.round == round_ else 0
         publish.peers.extend(self._sent)
-        publish.abstains.extend(sorted(outputs.keys() - self._sent.keys()))
+        if len(given) < len(outputs):
+            publish.abstains.extend(sorted(outputs.keys() - given.keys()))
         tensors = list(self._sent.values())
         if self._ticket.partial_sums and len(tensors) > 1:
             tensors, header.dtype, header.publish.partial_sum = [tree_sum(self._sent)], pb.FLOAT32, True
         if tensors:
             header.rows, header.columns = tensors[0].shape
         self._awaits = round_
-        self._link.publish(header, [to_wire(values, header.dtype) for values in tensors])
+        self._link.publish(header, [to_wire(values, header.dtype) for values in tensors], lent)
+
+    def _lent(self, given: Mapping[int, Float32], wire: pb.WireDtype) -> Lent | None:
+        """The outputs where the coordinator will read them, if they can be there just as they are."""
+        assert self._link is not None  # noqa: S101  # the caller has looked
+        assert self._info is not None  # noqa: S101  # it has joined
+        shape, apart = self._info.shape, len(given) == 1 or not self._ticket.partial_sums
+        if wire != pb.FLOAT32 or not apart or any(values.shape != shape for values in given.values()):
+            return None
+        lent = self._link.lend(shape, len(given))
+        if lent is not None:
+            for array, values in zip(lent.arrays, given.values(), strict=True):
+                array[:] = values
+        return lent
 
     def result(self, timeout: float | None = None) -> Outcome:
         """Wait for what became of the publication.
@@ -223,13 +243,13 @@ class StreamClient:
         if self._link is not None:
             self._link.close()
             self._link = None
-        self._awaits = None
+        self._awaits, self._sent = None, {}
 
     def _room(self, info: WorkerInfo) -> tuple[int, int]:
         one = size_of(pb.FLOAT32, *info.shape)
         up = one if self._ticket.partial_sums else one * len(info.peers)
-        down = one if self._ticket.partial_sums else min(self._ticket.payload_limit, SHARED_MEMBERS * one)
-        return max(up, 32), max(down, 32)
+        down = one if self._ticket.partial_sums else min(self._ticket.payload_limit, ANSWERS * one)
+        return room_for(max(up, 32)), max(down, 32)
 
     def _admitted(self, info: WorkerInfo) -> pb.Ticket:
         """Ask for membership until there is an answer."""
@@ -303,7 +323,7 @@ class StreamClient:
         try:
             arrival = self._link.arrival(timeout)
         except queue.Empty:
-            raise NoAnswerError(f"no answer of {self._access.address} within {timeout} s: look at its status") from None
+            raise NoAnswerError(self._access.address, timeout) from None
         if isinstance(arrival, Lost):
             raise ExchangeError(arrival.text)
         return arrival

@@ -17,6 +17,9 @@ from protos.frames import CHUNK, HEADER_LIMIT, PREFIX
 FRAME_BYTES = 16 * 1024 * 1024 - 1
 PATIENCE = 5.0
 """Seconds that a diagnosis may take."""
+CONNECTING = 3000
+"""Milliseconds that one attempt to connect may take: four round trips of a long way with TLS, or a host that is busy; a
+way that swallows packets is tried anew as often."""
 
 
 def signs_of_life(seconds: float) -> list[tuple[str, int]]:
@@ -63,8 +66,8 @@ class Access:
             *signs_of_life(self.keepalive),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 250),  # a coordinator that is back waits for no more than a heartbeat
+            ("grpc.min_reconnect_backoff_ms", CONNECTING),  # its name misleads: how long an attempt may take
+            ("grpc.max_reconnect_backoff_ms", 250),  # a coordinator that is back is tried at once
             ("grpc.enable_http_proxy", 0),
         ]
         if self.ca is None:

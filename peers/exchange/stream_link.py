@@ -1,7 +1,7 @@
 """The stream of one worker, kept up by a thread of its own: it reconnects, says hello again, and repeats what is open.
 
 A publication is under way from `publish` until its answer has come; if the stream breaks meanwhile, or the coordinator
-dies and comes back, it is sent again, the same bytes. The coordinator knows it by its checksum.
+dies and comes back, it is sent again, the same bytes. The coordinator knows it by its id.
 
 Where they can, publications and their answers go by a `Lane`, which the caller's own thread writes and reads.
 """
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 import grpc
 
 from peers.exchange.lane import Lane
-from peers.exchange.shared import Segment
+from peers.exchange.shared import Lent, Segment
 from peers.exchange.stream_access import Access
 from protos.consensus_pb2 import ENDED, EXPELLED, Attach, Attached, FrameHeader, Reply, SharedOffer, Ticket
 from protos.frames import Assembler, Buffer, Frame, FrameError, encode, messages
@@ -49,6 +49,7 @@ class Underway(NamedTuple):
 
     header: FrameHeader
     payload: Sequence[Buffer]
+    lent: Lent | None = None
 
 
 class _Leaving(NamedTuple):
@@ -92,10 +93,21 @@ class Link:
         self._thread = threading.Thread(target=self._run, name="consensus-stream", daemon=True)
         self._thread.start()
 
-    def publish(self, header: FrameHeader, payload: Sequence[Buffer]) -> None:
-        """Send a publication, now or as soon as the stream stands; both must not be changed until its answer."""
+    def lend(self, shape: tuple[int, int], count: int) -> Lent | None:
+        """Memory for the payload of the next publication, shared with the coordinator; see `Segment.lend`."""
         with self._lock:
-            self._underway = Underway(header, payload)
+            return self._segment.lend(shape, count) if self._segment is not None and self.shares and count else None
+
+    def publish(self, header: FrameHeader, payload: Sequence[Buffer], lent: Lent | None = None) -> None:
+        """Send a publication, now or as soon as the stream stands.
+
+        Args:
+            header: not to be changed until its answer; no more is the payload.
+            payload: its tensors.
+            lent: where they lie, if they do in what was lent.
+        """
+        with self._lock:
+            self._underway = Underway(header, payload, lent)
             goes = self._route()
         if goes is not None:
             self._send(goes)
@@ -118,8 +130,10 @@ class Link:
                     return arrival
                 continue
             try:
-                if self._take(lane.frame(left), lane):
-                    self._said_all = True
+                frame = self._taken(lane.frame(left), lane)
+                if frame is not None:
+                    self._said_all = self._said_all or _is_last(frame)
+                    return frame
             except TimeoutError:
                 raise queue.Empty from None
             except OSError as exc:
@@ -183,8 +197,12 @@ class Link:
                     continue
                 if frame.kind == "attached":
                     self._attached(frame, outbox)
-                elif self._take(frame):
-                    return True, heard
+                    continue
+                taken = self._taken(frame)
+                if taken is not None:
+                    self._arrivals.put(taken)
+                    if _is_last(taken):
+                        return True, heard
             return False, heard
         except grpc.RpcError as exc:
             return self._judge(exc), heard
@@ -224,22 +242,19 @@ class Link:
         logger.info("stream to %s: %s: %s", self._access.address, code, error.details())
         return False
 
-    def _take(self, frame: Frame, lane: Lane | None = None) -> bool:
-        """Handle a frame of the coordinator, from the stream or a lane; whether it was the last that will ever come."""
+    def _taken(self, frame: Frame, lane: Lane | None = None) -> Frame | None:
+        """Handle a frame of the coordinator, from the stream or a lane; what there is of it for the caller."""
         kind = frame.kind
         if kind == "opened":
-            self._opened(frame, lane)
-        elif kind in ("result", "reply"):
-            with self._lock:
-                if self._is_old(lane):
-                    return False
-                fetched = self._fetched(frame, lane)
-                self._underway = self._by_lane = None
-            self._arrivals.put(fetched)
-            return kind == "reply" and frame.header.reply.code in FINAL
-        else:
+            return self._opened(frame, lane)
+        if kind not in ("result", "reply"):
             raise FrameError(f"a {kind} is nothing that a coordinator sends")
-        return False
+        with self._lock:
+            if self._is_old(lane):
+                return None
+            fetched = self._fetched(frame, lane)
+            self._underway = self._by_lane = None
+        return fetched
 
     def _is_old(self, lane: Lane | None) -> bool:
         """Whether a lane's stream has ended, and the memory that it shared is gone; the lock is held.
@@ -275,34 +290,36 @@ class Link:
             logger.info("no lane to %s, the stream carries every frame, more slowly: %s", where, exc)
         return None
 
-    def _opened(self, frame: Frame, lane: Lane | None) -> None:
+    def _opened(self, frame: Frame, lane: Lane | None) -> Frame | None:
         """A round is open: for the first time, or at last, for a publication that came before it."""
         opened = frame.header.opened
         with self._lock:
             if self._is_old(lane):
-                return
+                return None
             first, self._begun = not self._begun, True
-            underway, goes = self._underway, None
-            if underway is not None and underway.header.publish.round == opened.round:
-                underway.header.publish.epoch = opened.epoch
-                goes = self._route()
-            else:
+            underway = self._underway
+            if underway is None or underway.header.publish.round != opened.round:
                 self._underway = self._by_lane = None
-                if first or underway is not None:
-                    self._arrivals.put(frame)
+                return frame if first or underway is not None else None
+            underway.header.publish.epoch = opened.epoch
+            goes = self._route()
         self._send_for_caller(goes)
+        return None
 
     def _route(self) -> _Leaving | None:
         """What is under way, and how it goes; None where nothing is, or no stream stands. The lock is held."""
         underway, outbox = self._underway, self._outbox
         if underway is None or outbox is None:
             return None
-        header, payload = underway
-        size = sum([len(part) for part in payload])
-        header.in_shared = self._segment is not None and self.shares and 0 < size <= self._segment.up
-        if header.in_shared and self._segment is not None:
-            self._segment.write(payload, answer=False)
-            header.payload, payload = size, ()
+        header, payload, lent = underway
+        at = None
+        if self._segment is not None and self.shares and payload:
+            size = sum(map(len, payload))
+            # Else it was made elsewhere, or where an earlier stream shared memory.
+            at = lent.at if lent is not None and lent.segment is self._segment else self._segment.put(payload, size)
+        header.in_shared = at is not None
+        if at is not None:
+            header.payload, header.shared_at, payload = size, at, ()
         self._by_lane = self._lane
         return _Leaving(messages(header, payload), self._lane or outbox)
 
@@ -352,7 +369,7 @@ class Link:
             return Frame(header, lane.reception.read(header.broadcast, header.payload))
         if self._segment is None:
             raise FrameError("the payload is said to lie in shared memory, but no segment is shared")
-        return Frame(header, self._segment.read(header.payload, answer=True))
+        return Frame(header, self._segment.answered(header.payload))
 
     def _unshare(self) -> None:
         with self._lock:
@@ -362,3 +379,8 @@ class Link:
             lane.close()
         if segment is not None:
             segment.close()
+
+
+def _is_last(frame: Frame) -> bool:
+    """Whether nothing will ever come after it."""
+    return frame.kind == "reply" and frame.header.reply.code in FINAL

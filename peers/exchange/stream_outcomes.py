@@ -80,7 +80,7 @@ class Admission:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """A round that closed. Arrays are read-only.
+    """A round that closed.
 
     Attributes:
         round: its number.
@@ -163,4 +163,12 @@ class RefusedError(ExchangeError):
 
 
 class NoAnswerError(ExchangeError):
-    """Nothing came within the time that was given; `result` may be called again."""
+    """Nothing came within the time that was given; `result` may be called again.
+
+    Attributes:
+        address: of the coordinator.
+    """
+
+    def __init__(self, address: str, seconds: float) -> None:
+        super().__init__(f"no answer of {address} within {seconds:.1f} s: look at its status")
+        self.address = address

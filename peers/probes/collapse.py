@@ -41,7 +41,9 @@ def deviation(z: Tensor) -> float:
 
     In the unit of the outputs; 0 when every image gets the same output.
     """
-    return float(z.double().std(dim=0, correction=0).mean())
+    centred = z.double()
+    centred = centred - centred.mean(dim=0)
+    return float(centred.square().mean(dim=0).sqrt().mean())  # `std` takes more than twice as long
 
 
 @torch.no_grad()

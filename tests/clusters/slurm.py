@@ -130,7 +130,7 @@ class SlurmCluster:
         """A job's state, e.g. RUNNING."""
         return self.job(number)["JobState"]
 
-    def wait(self, number: int, states: set[str] | frozenset[str] = OVER, timeout: float = 60) -> dict[str, str]:
+    def wait(self, number: int, states: set[str] | frozenset[str] = OVER, timeout: float = 180) -> dict[str, str]:
         """Wait until a job is in one of the states; returns `job`. One that it can no longer reach is an error."""
         deadline = time.monotonic() + timeout
         while (found := self.job(number))["JobState"] not in states:

@@ -16,7 +16,7 @@ from peers.exchange.base import Exchange
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.faulty import FaultyExchange
 from peers.exchange.inprocess import InProcessGroup
-from tests.contracts.scenarios import DEADLINE, Spec
+from tests.contracts.scenarios import Spec
 
 Scenario = Callable[[Exchange, int, Spec], Any]
 WINDOW = 30.0
@@ -54,7 +54,7 @@ class InProcessArena:
     """Workers are threads."""
 
     def run(self, scenario: Scenario, spec: Spec) -> list[Any]:
-        group = InProcessGroup(len(spec.hosted), round_deadline=DEADLINE, join_window=WINDOW)
+        group = InProcessGroup(len(spec.hosted), round_deadline=spec.deadline, join_window=WINDOW)
         return run_in_threads(scenario, spec, [group.exchange() for _ in spec.hosted])
 
     def close(self) -> None: ...
@@ -64,7 +64,7 @@ class FaultyArena(InProcessArena):
     """Workers are threads, and each has a fault plan with nothing in it."""
 
     def run(self, scenario: Scenario, spec: Spec) -> list[Any]:
-        group = InProcessGroup(len(spec.hosted), round_deadline=DEADLINE, join_window=WINDOW)
+        group = InProcessGroup(len(spec.hosted), round_deadline=spec.deadline, join_window=WINDOW)
         exchanges = [FaultyExchange(group.exchange(), (), lambda fault: None) for _ in spec.hosted]
         return run_in_threads(scenario, spec, exchanges)
 
@@ -91,7 +91,7 @@ class CollectiveArena:
             pipe.send((scenario, spec, world, store.port))
         results = []
         for pipe in self._pipes[:world]:
-            if not pipe.poll(WINDOW + DEADLINE):
+            if not pipe.poll(WINDOW + spec.deadline):
                 raise TimeoutError(f"{scenario.__name__}: a worker did not answer")
             results.append(pipe.recv())
         return _checked(results)
@@ -122,7 +122,7 @@ def _serve(pipe: Connection, worker: int) -> None:
             WORLD_SIZE=str(world),
             TORCHELASTIC_USE_AGENT_STORE="True",  # the store lives with the test, never in a worker
         )
-        exchange = CollectiveExchange(torch.device("cpu"), round_deadline=DEADLINE, join_window=WINDOW)
+        exchange = CollectiveExchange(torch.device("cpu"), round_deadline=spec.deadline, join_window=WINDOW)
         try:
             pipe.send(scenario(exchange, worker, spec))
         except BaseException as exc:

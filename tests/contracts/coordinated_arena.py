@@ -18,7 +18,7 @@ from coordinator.service.settings import ServiceSettings, Tls
 from peers.draws import Rule
 from peers.exchange.coordinated import CoordinatedExchange
 from peers.exchange.stream_access import Access
-from tests.contracts.arenas import DEADLINE, WINDOW, Scenario, run_in_threads
+from tests.contracts.arenas import WINDOW, Scenario, run_in_threads
 from tests.contracts.scenarios import RUN, SEED, Spec
 
 TOKEN = "a token of more than sixteen characters"  # noqa: S105  # of the tests' own coordinators
@@ -51,8 +51,8 @@ class CoordinatedArena:
             rounds=1000,
             shape=spec.shape,
             group=spec.group,
-            heartbeat=DEADLINE,
-            round_deadline=DEADLINE,
+            heartbeat=spec.deadline,
+            round_deadline=spec.deadline,
             join_window=WINDOW,
             token=TOKEN if certs else None,
             tls=Tls(str(certs.server), str(certs.server_key), str(certs.ca)) if certs else None,

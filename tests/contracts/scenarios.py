@@ -18,20 +18,24 @@ from peers.errors import ExchangeError
 from peers.exchange.base import Consensus, Exchange, Hello, Pending
 
 SEED = 7
-DEADLINE = 2.0
+AMPLE, SHORT = 10.0, 2.0
+"""Seconds of a round: none ends for want of time on a busy machine; one ends soon, where that is what is looked at."""
+IMPATIENCE = 1.5
+"""Seconds that some wait, of a round that takes longer."""
 RUN = "contract"
 DIGEST = bytes(range(16))
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A group: which peers each worker hosts, what rule it follows, how outputs travel."""
+    """A group: which peers each worker hosts, what rule it follows, how outputs travel, how long a round may take."""
 
     hosted: tuple[tuple[int, ...], ...]
     rule: str = "mean"
     k: int = 1
     wire: str = "float32"
     shape: tuple[int, int] = (6, 5)
+    deadline: float = AMPLE
 
     @property
     def group(self) -> int:
@@ -191,11 +195,24 @@ def silent_member(exchange: Exchange, worker: int, spec: Spec) -> Any:
     for round_ in range(2):
         outputs = {peer: outputs_of(spec, peer, round_) for peer in spec.hosted[worker]}
         if round_ == 0 and worker == len(spec.hosted) - 1:
-            time.sleep(1.5 * DEADLINE)  # the fault itself
+            time.sleep(1.5 * spec.deadline)  # the fault itself
         outcome = exchange.publish(round_, outputs, DIGEST).result()
         outcomes.append(seen(outcome) if isinstance(outcome, Consensus) else outcome)
     exchange.leave({})
     return outcomes
+
+
+def short_of_patience(exchange: Exchange, worker: int, spec: Spec) -> Any:
+    """The last worker publishes late, but in time; the others give up waiting before, and then wait again."""
+    exchange.join(spec.hello(worker))
+    outputs = {peer: outputs_of(spec, peer, 0) for peer in spec.hosted[worker]}
+    if worker == len(spec.hosted) - 1:
+        time.sleep(2 * IMPATIENCE)  # the fault itself
+    pending = exchange.publish(0, outputs, DIGEST)
+    gave_up = "" if worker == len(spec.hosted) - 1 else _refusal(lambda: pending.result(IMPATIENCE))
+    found = closed(pending).contributors
+    exchange.leave({})
+    return gave_up, found
 
 
 def reference_sent(spec: Spec, peer: int, round_: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from peers.targets import median, trimmed_mean
 from tests.contracts import scenarios
 from tests.contracts.arenas import Arena, CollectiveArena, FaultyArena, InProcessArena
 from tests.contracts.coordinated_arena import CoordinatedArena
-from tests.contracts.scenarios import SEED, Spec
+from tests.contracts.scenarios import SEED, SHORT, Spec
 
 SEPARATE = ((0,), (1,), (2,), (3,))
 PACKED = ((0, 1), (2, 3))
@@ -203,7 +204,7 @@ def test_who_does_not_fit_is_refused_at_the_door(
 @fixed_exchange
 def test_a_silent_member_is_an_error_within_the_deadline(arena: Arena) -> None:
     """No wait is longer than the round deadline; the error names the round."""
-    *waiting, silent = arena.run(scenarios.one_never_publishes, Spec(((0,), (1,))))
+    *waiting, silent = arena.run(scenarios.one_never_publishes, Spec(((0,), (1,)), deadline=SHORT))
     assert silent == "silent"
     assert all(text.startswith("ExchangeError: round 0:") for text in waiting)
 
@@ -226,7 +227,7 @@ def test_an_elastic_group_refuses_the_odd_one_out_and_goes_on(arena: Arena) -> N
 @elastic_exchange
 def test_an_elastic_group_goes_on_without_a_silent_member(arena: Arena) -> None:
     """The round closes at its deadline without it; it is told that it is late, and is back in the next round."""
-    *others, silent = arena.run(scenarios.silent_member, Spec(SEPARATE))
+    *others, silent = arena.run(scenarios.silent_member, Spec(SEPARATE, deadline=SHORT))
     for first, second in others:
         assert first["contributors"] == (0, 1, 2)
         assert second["contributors"] == (0, 1, 2, 3)
@@ -234,3 +235,13 @@ def test_an_elastic_group_goes_on_without_a_silent_member(arena: Arena) -> None:
     assert isinstance(late, Missed)
     assert (late.reason, late.next_round) == ("late", 1)
     assert second["contributors"] == (0, 1, 2, 3)
+
+
+@elastic_exchange
+def test_who_gives_up_waiting_is_told_how_long_it_was_and_may_wait_again(arena: Arena) -> None:
+    """The error tells the whole wait, though a worker looks up from it every second; nothing is lost by it."""
+    *others, late = arena.run(scenarios.short_of_patience, Spec(SEPARATE))
+    for gave_up, contributors in others:
+        assert re.fullmatch(r"NoAnswerError: no answer of 127\.0\.0\.1:\d+ within 1\.5 s: look at its status", gave_up)
+        assert contributors == (0, 1, 2, 3)
+    assert late == ("", (0, 1, 2, 3))

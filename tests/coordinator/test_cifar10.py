@@ -34,7 +34,7 @@ def test_a_convnet_on_cifar10_ends_with_its_table(tmp_path: Path) -> None:
         "probe.linear_steps=20",
         "probe.live_images=500",
     )
-    code, output = run((*LAUNCH, str(ROOT / "deploy" / "cifar10.yaml"), *small), tmp_path, timeout=170)
+    code, output = run((*LAUNCH, str(ROOT / "deploy" / "cifar10.yaml"), *small), tmp_path, timeout=280)
     assert code == 0, output
     result = summary(tmp_path / "runs" / "cifar10")
     assert result["rounds"] == 30

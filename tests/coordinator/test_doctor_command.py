@@ -115,7 +115,7 @@ def test_full_disks_and_a_nameless_host(tmp_path: Path, start: Start) -> None:
     found = bad(findings)
     for words in (
         "error: disk: run.out = 'runs': 64.0 KiB free, 2 checkpoints of",
-        f"warning: shared memory: {SHARED}: 16.0 KiB free, 4 peers on one machine need 32.0 KiB",
+        f"warning: shared memory: {SHARED}: 16.0 KiB free, 4 peers on one machine need 72.0 KiB",
         "warning: host name: this machine's name 'no-such-host' does not resolve",
     ):
         assert any(text.startswith(words) for text in found), (words, list(found))

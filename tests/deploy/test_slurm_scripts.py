@@ -22,7 +22,7 @@ ROUNDS = 1200
 """So many that the run goes on while a coordinator is told to stop it, for which an interpreter has to start."""
 RUN = ("run.name=run", "group.peers=2", "checkpoint.every=20", "probe.every=0", *TINY, f"run.rounds={ROUNDS}")
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ class Job:
         path = self.cwd / f"slurm-peers-{self.number}.out"
         return path.read_text() if path.is_file() else ""
 
-    def until(self, true: Callable[[], object], timeout: float = 90) -> None:
+    def until(self, true: Callable[[], object], timeout: float = 200) -> None:
         """Wait for something to become true while the job is not over."""
         deadline = time.monotonic() + timeout
         while not true():
@@ -72,7 +72,7 @@ class Job:
 
     def ends(self, state: str) -> None:
         """Wait for the job to end in a state, with nothing left of it."""
-        found = self.cluster.wait(self.number, {state}, timeout=90)
+        found = self.cluster.wait(self.number, {state}, timeout=200)
         self.until_nothing_is_left()
         assert found["JobState"] == state, self.output()
 

@@ -44,9 +44,9 @@ class ElasticGroup:
         running.until(address.is_file)
         return running
 
-    def worker(self, *arguments: str) -> Running:
-        """Start a worker."""
-        command = (sys.executable, "-m", "peers.worker", "--config", "config.yaml", *self.flags)
+    def worker(self, *arguments: str, start: tuple[str, str] = ("-m", "peers.worker")) -> Running:
+        """Start a worker, or what takes the place of one."""
+        command = (sys.executable, *start, "--config", "config.yaml", *self.flags)
         name = f"worker-{len(self.workers)}"
         running = self._start((*command, "--coordinator", self.address, *arguments), self.cwd, name=name)
         self.workers.append(running)

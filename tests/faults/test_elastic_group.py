@@ -36,7 +36,7 @@ def elastic(start: Start, tmp_path: Path) -> Iterator[Elastic]:
         group.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_six_peers_survive_everything(through: Through) -> None:
     """Two are killed, one of them comes back; one is stopped past its heartbeat and wakes up; one is new; the
     coordinator is killed. The run ends by itself, receipts agree, no stall exceeds the deadline by a second.
@@ -119,3 +119,27 @@ def test_one_worker_is_told_to_go_and_the_others_go_on(elastic: Elastic) -> None
     assert counts[0] == 3
     assert counts[399] == 2
     assert {report["peer"] for report in summary(group.folder)["per_peer"]} == {0, 1}
+
+
+LAST_WORDS = """
+import sys
+from peers import worker
+from peers.exchange.coordinated import CoordinatedExchange
+
+leave = CoordinatedExchange.leave
+CoordinatedExchange.leave = lambda self, reports: leave(self, dict.fromkeys(reports, {"final": "the best", "peer": 1}))
+sys.exit(worker.main())
+"""
+
+
+def test_a_liars_last_words_cost_the_others_nothing(elastic: Elastic) -> None:
+    """A member hands in a report that is JSON, and nonsense: the summary is that of the others, who say so."""
+    group = elastic(*TINY, *TIMES[:1], "group.peers=3", "run.rounds=10", "probe.every=0")
+    liar = group.worker("--peer", "0", start=("-c", LAST_WORDS))
+    honest = [group.worker("--peer", str(peer)) for peer in (1, 2)]
+    for worker in (*honest, liar):
+        code, output = worker.wait()
+        assert code == 0, output
+        assert "the report of peer 0 is left out: network: Field required" in output
+    assert [report["peer"] for report in summary(group.folder)["per_peer"]] == [1, 2]
+    assert "mean ± deviation over 2 peers of one group" in honest[0].wait()[1]

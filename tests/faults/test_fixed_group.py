@@ -64,33 +64,33 @@ def fixed(server: Server, tmp_path: Path) -> Iterator[Callable[..., Told]]:
         group.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_members_that_die_stop_fail_or_lie(fixed: Callable[..., Told]) -> None:
     """Whatever happens to one, the other ends within the deadline; together they go on as if nothing had happened."""
     judge(fixed(*TO_ONE))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_links_between_members(fixed: Callable[..., Told]) -> None:
     """Slow ones cost time; those that end or fall silent end the group, within the deadline."""
     judge(fixed(*LINKS))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(no_limits() is not None, reason=str(no_limits()))
 def test_disks_and_memory_of_members(fixed: Callable[..., Told]) -> None:
     """Who cannot save, or takes too much, ends; the other ends, too; with room on the disk both come back."""
     judge(fixed(*LIMITS))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
 def test_clocks_of_members_that_jump(fixed: Callable[..., Told]) -> None:
     """A member's day is tomorrow, then yesterday: no round notices."""
     judge(fixed(*CLOCKS))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_workers_of_torchrun_fail(start: Start, tmp_path: Path) -> None:
     """One is slow and then raises, the other is killed: the group is started again, and all its receipts are right."""
     plan = FaultPlan((Fault("slow", 6, 0, seconds=0.5), Fault("exception", 12, 0), Fault("kill", 24, 1)))
@@ -104,7 +104,7 @@ def test_workers_of_torchrun_fail(start: Start, tmp_path: Path) -> None:
     judged(tmp_path / "runs" / "run", ROUNDS)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_workers_of_the_launcher_are_killed_and_stopped(start: Start, tmp_path: Path) -> None:
     """`coordinator launch` starts the group again; one that is stopped costs no more than the deadline."""
     rounds, folder = 800, tmp_path / "runs" / "run"

@@ -83,7 +83,6 @@ class SpreadGroup:
         return {peer for worker in workers if worker["state"] == "member" for peer in worker["peers"]}
 
 
-@pytest.mark.timeout(170)
 def test_a_host_is_cut_off_and_comes_back(three: list[Host], start: Start, tmp_path: Path) -> None:
     """Its peer is expelled and the others go on; plugged in again it joins as a new incarnation; all end well."""
     hosta, hostb, hostc = three
@@ -112,7 +111,6 @@ def test_a_host_is_cut_off_and_comes_back(three: list[Host], start: Start, tmp_p
     assert reports[0]["stepped"] > reports[2]["stepped"]
 
 
-@pytest.mark.timeout(170)
 def test_torchrun_on_two_hosts_whose_own_names_are_loopback(three: list[Host], start: Start, tmp_path: Path) -> None:
     """As on Debian: the group forms over gloo, and has the weights that one process gives."""
     _, hostb, hostc = three

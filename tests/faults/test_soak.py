@@ -22,7 +22,7 @@ def test_a_seed_draws_one_plan() -> None:
     assert len(str(plan).splitlines()) == 200
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_small_soak_violates_nothing(server: Server) -> None:
     """Four peers, some faults in a row: all had their effect, nothing was violated, and the replay agrees."""
     made = soak(server, minutes=0.25, seed=7, peers=4, gap=60, stretch=12.0)

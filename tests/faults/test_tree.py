@@ -47,7 +47,7 @@ class Group:
         return weights(folder)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_workers_below_relays_learn_the_same_weights(start: Start, tmp_path: Path) -> None:
     """Two relays with two workers each, against one coordinator with all four: twenty rounds, the same weights."""
     flat, tree = Group(start, tmp_path / "flat"), Group(start, tmp_path / "tree")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # optimizers do at their first step, and that may take longer than one input is given
 
 from peers.checkpoint import Checkpoints
 from peers.config import Config

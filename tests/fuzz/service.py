@@ -247,7 +247,7 @@ class Attacker:
             pb.FrameHeader(attach=pb.Attach(pending=reader.flag())),
             pb.FrameHeader(attached=pb.Attached(shared=True)),
             pb.FrameHeader(result=pb.Result(round=reader.below(9))),
-            pb.FrameHeader(publish=pb.Publish(), in_shared=True, payload=reader.number()),
+            pb.FrameHeader(publish=pb.Publish(), in_shared=True, payload=reader.number(), shared_at=reader.number()),
         )
         if worker is not None:
             await self._say(worker, kinds[reader.below(len(kinds))], reader.chunk())
@@ -336,6 +336,7 @@ class Attacker:
             payload = [reader.chunk() or bytes(16)]
             if reader.flag():
                 header.in_shared, header.payload, payload = True, reader.below(64), []
+                header.shared_at = reader.below(64) if reader.flag() else reader.number()
             worker.lane.say(laid([encode(header, payload)]) * (1 + reader.below(3)))
 
     async def _stop(self) -> None:

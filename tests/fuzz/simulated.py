@@ -16,6 +16,8 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from coordinator.service import membership
 from coordinator.service.aggregate import Outcome
 from coordinator.service.auth import Gatekeeper
@@ -27,6 +29,7 @@ from coordinator.service.settings import ServiceSettings
 from coordinator.service.streams import Streams
 from protos.consensus_pb2_grpc import add_CoordinatorServicer_to_server
 from protos.frames import message_limit
+from protos.tensors import Float32
 
 TICK = 1.0
 TOKEN = "the token of a group of tests"  # noqa: S105  # of these tests alone
@@ -72,6 +75,9 @@ class Kept:
 
     def load(self) -> None:
         """Nothing: a new run."""
+
+    def room(self, shape: tuple[int, int]) -> Float32:
+        return np.full(shape, np.nan, np.float32)
 
     def save(
         self,

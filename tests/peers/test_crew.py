@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -110,6 +112,40 @@ def test_an_error_waits_for_the_others() -> None:
     assert [str(exc) for exc in outcome] == ["peer 0"]
     assert ended == [1]
     assert waited
+
+
+@pytest.mark.parametrize(("threads_win", "slower"), [(False, True), (True, False)])
+def test_the_faster_way_is_used_and_the_other_one_tried_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch, threads_win: bool, slower: bool
+) -> None:
+    """A function of a millisecond, in threads or without: after the first call of each, the slower way is an exception.
+
+    Once it has become the faster one, a try finds out.
+    """
+    now, lock = [0.0], threading.Lock()
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    costs = {threads_win: 0.001, not threads_win: 0.002}
+    ways: list[bool] = []
+
+    def work(peer: int) -> None:
+        with lock:
+            in_thread = threading.current_thread() is not threading.main_thread()
+            now[0] += costs[in_thread]
+            if peer == 0:
+                ways.append(in_thread)
+
+    crew = Crew(2, CPU, 1)
+    for _ in range(1000):
+        crew.map(work, [0, 1])
+    tries = [call for call, way in enumerate(ways) if way is slower and call > 1]
+    gaps = [after - before for before, after in itertools.pairwise(tries)]
+    assert 3 <= len(tries) <= 5
+    assert all(after > 1.9 * before for before, after in itertools.pairwise(gaps))
+    costs[slower] = 0.0001
+    for _ in range(1000):
+        crew.map(work, [0, 1])
+    crew.close()
+    assert ways[-1] is slower
 
 
 def test_closing_ends_the_threads(crew: Crew) -> None:

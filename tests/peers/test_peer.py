@@ -238,7 +238,8 @@ def test_a_loss_that_is_not_finite_is_skipped() -> None:
 
 
 def _explode(parameter: Tensor) -> None:
-    parameter.grad = torch.full_like(parameter, math.inf)
+    assert parameter.grad is not None
+    parameter.grad.fill_(math.inf)
 
 
 def test_a_gradient_that_is_not_finite_is_skipped() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from peers.configfile import parse
 from peers.runfolder import RunFolder
-from peers.summary import summarize, table, write
+from peers.summary import sound, summarize, table, write
 
 CONFIG = {"run": {"name": "r", "seed": 7}, "group": {"peers": 3}, "probe": {"split": "validation"}}
 
@@ -97,3 +100,39 @@ def test_summary_is_json(tmp_path: Path) -> None:
     read = json.loads(folder.summary.read_bytes())
     assert read == three()
     assert table(read) == table(three())
+
+
+HONEST = report(80.0, 90.0, network="mlp", incarnation=0, pid=7, selected=None)
+
+
+def test_sound_reports_are_counted_without_what_does_not_belong_there() -> None:
+    """As they went through JSON, also without a linear probe; a report cannot pass for another peer's."""
+    came = json.loads(json.dumps({**HONEST, "peer": 5, "gain": {"knn": 99.0}}))
+    assert sound({0: came}, ("knn", "linear")) == ({0: HONEST}, {})
+    alone = {**HONEST, "baseline": {"knn": 80.0}, "final": {"knn": 90.0}, "selected": 3}
+    assert sound({1: alone}, ("knn",)) == ({1: alone}, {})
+
+
+@pytest.mark.parametrize(
+    ("lie", "why"),
+    [
+        ("words", "valid dictionary"),
+        ([1], "valid dictionary"),
+        ({}, "network: Field required"),
+        ({**HONEST, "final": {}}, "its probes are not knn, linear"),
+        ({**HONEST, "baseline": {"knn": 80.0, "linear": 90.0, "other": 1.0}}, "its probes are not knn, linear"),
+        ({**HONEST, "final": {"knn": 900.0, "linear": 90.0}}, "final.knn: .* less than or equal to 100"),
+        ({**HONEST, "baseline": {"knn": math.nan, "linear": 90.0}}, "baseline.knn: "),
+        ({**HONEST, "seconds": "2"}, "seconds: Input should be a valid number"),
+        ({**HONEST, "seconds": math.inf}, "seconds: Input should be a finite number"),
+        ({**HONEST, "skips": {"alone": -1}}, "skips.alone: "),
+        ({**HONEST, "skips": 3}, "skips: Input should be a valid dictionary"),
+        ({**HONEST, "selected": True}, "selected: "),
+    ],
+)
+def test_reports_of_liars_are_told_apart(lie: Any, why: str) -> None:
+    """Whatever one says, the others' reports are counted; what is wrong names the field."""
+    kept, wrong = sound({0: HONEST, 1: lie, 2: HONEST}, ("knn", "linear"))
+    assert kept == {0: HONEST, 2: HONEST}
+    assert list(wrong) == [1]
+    assert re.search(why, wrong[1]), wrong[1]

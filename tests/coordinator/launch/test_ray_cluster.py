@@ -45,7 +45,7 @@ def launched(start: Start, cwd: Path, *flags: str) -> Running:
     return start((*LAUNCH, "empty.yaml", *settings(*RUN, "launcher.kind=ray", *flags)))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_killed_actor_and_a_lost_node_do_not_end_the_run(nodes: RayNodes, start: Start, tmp_path: Path) -> None:
     """Four peers on three nodes, one actor is killed, then a node is lost with all on it: the run ends with its table.
 
@@ -82,7 +82,7 @@ def test_groups_of_an_experiment_run_on_a_cluster(nodes: RayNodes, tmp_path: Pat
         assert "on 1 of the cluster's 3 nodes" in log.read_text()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_fixed_group_goes_back_to_its_checkpoints_when_a_node_is_lost(
     nodes: RayNodes, start: Start, tmp_path: Path
 ) -> None:
@@ -119,7 +119,7 @@ def restarts(running: Running) -> int:
 
 def check_end(running: Running, folder: Path, nodes: RayNodes, exchange: str) -> None:
     """Exit code 0, a table, all four peers with their own weights, no actor left."""
-    code, output = running.wait(200)
+    code, output = running.wait(300)
     assert code == 0, output
     assert re.search(r"worker \d was lost", output)
     assert re.search(r"^k-NN .*^linear ", output, re.MULTILINE | re.DOTALL)

@@ -40,7 +40,7 @@ def job_of(running: Running) -> int:
     return int(running.output.read_text().split(" is submitted")[0].rpartition("job ")[2])
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_job_goes_on_alone_is_followed_again_and_queued_again(
     cluster: SlurmCluster, start: Start, tmp_path: Path
 ) -> None:
@@ -64,7 +64,7 @@ def test_a_job_goes_on_alone_is_followed_again_and_queued_again(
     assert f"job {number} of the run in runs/run is not over" in output
 
     running = start((*launch, "--resume", "auto"), name="again", **cluster.environment)
-    code, output = running.wait(180)
+    code, output = running.wait(300)
     assert code == 0, output
     assert f"job {number} of this run goes on: it is followed" in output
     assert f"the time limit is near: every peer has saved itself, job {number} is queued again" in output
@@ -77,7 +77,7 @@ def test_a_job_goes_on_alone_is_followed_again_and_queued_again(
     assert weights(folder) == weights(tmp_path / "runs" / "whole")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_job_that_is_preempted_goes_on_when_there_is_room_again(
     cluster: SlurmCluster, start: Start, tmp_path: Path
 ) -> None:
@@ -87,7 +87,7 @@ def test_a_job_that_is_preempted_goes_on_when_there_is_room_again(
     number = job_of(running)
     running.until(lambda: rounds_recorded(folder) >= 50)
     urgent = cluster.preempt(tmp_path)
-    code, output = running.wait(180)
+    code, output = running.wait(300)
     assert code == 0, output
     assert f"job {number} is preempted: every peer has saved itself, and Slurm queues the job again" in output
     assert cluster.job(number)["Restarts"] == "1"

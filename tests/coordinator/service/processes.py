@@ -43,6 +43,7 @@ class Coordinator:
         self.settings: ServiceSettings = settings(**{"state": str(folder / "state"), **changes})
         self.address = self.settings.bind
         self.process: subprocess.Popen[bytes] | None = None
+        self.clients: list[StreamClient] = []
 
     def start(self, *arguments: str) -> Coordinator:
         """Start it, on the address that it had before; returns when it listens."""
@@ -78,8 +79,9 @@ class Coordinator:
             self.process.wait(LIMIT)
 
     def client(self, *, shared: bool = True, **access: Any) -> StreamClient:
-        """A client of it."""
-        return StreamClient(Access(self.address, **access), shared=shared)
+        """A client of it, which the test closes."""
+        self.clients.append(StreamClient(Access(self.address, **access), shared=shared))
+        return self.clients[-1]
 
 
 @contextmanager
@@ -88,6 +90,10 @@ def coordinator(folder: Path, **changes: Any) -> Iterator[Coordinator]:
     made = Coordinator(folder, **changes)
     try:
         yield made.start()
+    except BaseException:
+        for client in made.clients:  # a test that failed could not; the next ones must not fail of it, too
+            client.close()
+        raise
     finally:
         made.kill()
 

@@ -46,6 +46,29 @@ def test_sums_are_those_of_the_definition_to_the_bit(everybody: list[int], data:
     assert all(np.array_equal(before[peer], outputs(peer)) for peer in there), "inputs were written to"
 
 
+@given(everybody=ids, data=st.data())
+def test_the_last_addition_is_made_in_the_room_that_is_given(everybody: list[int], data: st.DataObject) -> None:
+    """Once at most, and never before: nothing else is written there, and the bits are the same."""
+    there = data.draw(st.lists(st.sampled_from(everybody), unique=True))
+    memory, asked = np.zeros((3, 5), np.float32), list[int]()
+
+    def room() -> Float32:
+        asked.append(len(added))
+        return memory
+
+    tree, added = SumTree(everybody, room), list[int]()
+    for peer in data.draw(st.permutations(there)):
+        added.append(peer)
+        tree.add(peer, outputs(peer), ours=data.draw(st.booleans()))
+    total = tree.finish()
+    assert asked in ([], [len(there)])
+    assert (total is memory) == bool(asked)
+    assert bool(asked) or not memory.any()
+    assert total is None if not there else total is not None and total.tobytes() == reference(there)
+    if set(there) == set(everybody) and len(there) > 1:
+        assert asked, "nobody is missing: there is a last addition of two sides"
+
+
 @given(blocks=st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True), data=st.data())
 def test_partial_sums_of_aligned_blocks_change_no_bit(blocks: list[int], data: st.DataObject) -> None:
     """Workers that host aligned pairs and add them first arrive at the total of single peers."""

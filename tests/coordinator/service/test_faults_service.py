@@ -15,8 +15,13 @@ import numpy as np
 import psutil
 import pytest
 
+from coordinator.console import current
+from coordinator.security import make_certs
+from coordinator.service.settings import Tls
 from coordinator.service.store import FILE
 from peers.exchange.shared import FOLDER
+from peers.exchange.stream import StreamClient
+from peers.exchange.stream_access import Access
 from peers.exchange.stream_outcomes import Ended, RoundResult
 from tests.coordinator.service.processes import (
     ROOT,
@@ -29,7 +34,9 @@ from tests.coordinator.service.processes import (
     until,
 )
 from tests.coordinator.service.settled import BATCH
+from tests.faults.proxy import Proxy
 
+FAR = "127.0.0.9"
 TIMES = {"heartbeat": 1.0, "round_deadline": 2.0, "join_window": 20.0, "max_peers": 8}
 
 
@@ -122,7 +129,8 @@ def test_a_killed_coordinator_comes_back_and_no_round_is_lost(
         assert sorted(rounds) == list(range(len(rounds))), "a round is missing"
         assert all(receipt[1] == (0, 1, 2) for receipt in rounds.values())
         assert at.ended() == 0
-    assert shared_memory() <= before
+    # Other groups on this machine have names, too, for an instant: theirs come and go, ours must be gone.
+    until(lambda: shared_memory() <= before, "no segment is left")
 
 
 def test_answers_that_were_lost_are_given_by_the_next_coordinator(
@@ -134,9 +142,9 @@ def test_answers_that_were_lost_are_given_by_the_next_coordinator(
         together(*(lambda place=place: clients[place].join(info(place)) for place in (0, 1)))
         link = clients[0]._link
         assert link is not None
-        take = link._take
-        lose = lambda frame, outbox: frame.kind != "result" and take(frame, outbox)  # noqa: E731  # one line, one use
-        monkeypatch.setattr(link, "_take", lose)
+        taken = link._taken
+        lose = lambda frame, lane=None: None if frame.kind == "result" else taken(frame, lane)  # noqa: E731  # one use
+        monkeypatch.setattr(link, "_taken", lose)
         for place, client in enumerate(clients):
             client.publish(0, {place: np.full((4, 8), place, np.float32)}, BATCH)
         there = clients[1].result(20)
@@ -205,3 +213,25 @@ def test_starts_in_about_a_second(tmp_path: Path) -> None:
         process = psutil.Process(at.process.pid)
         assert sum(process.cpu_times()[:2]) < 2.0
         assert process.memory_info().rss < 120 * 2**20
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_coordinator_far_away_is_reached(tmp_path: Path, tls: bool) -> None:
+    """Each piece is 0.15 s under way: slower than peers try anew, and a connection takes several."""
+    certs = make_certs(tmp_path / "certs", [FAR])
+    secured = {"tls": Tls(str(certs.server), str(certs.server_key))} if tls else {}
+    with coordinator(tmp_path, **secured) as at:
+        way = Proxy(at.address, FAR)
+        way.delay = 0.15
+        access = Access(way.address, ca=str(certs.ca) if tls else None)
+        clients = [StreamClient(access), StreamClient(access)]
+        try:
+            assert current(access).text == "0 of 2 peers have joined"
+            together(*(lambda place=place: clients[place].join(info(place)) for place in (0, 1)))
+            for place, client in enumerate(clients):
+                client.publish(0, {place: np.ones((4, 8), np.float32)}, BATCH)
+            assert all(isinstance(client.result(20), RoundResult) for client in clients)
+        finally:
+            for client in clients:
+                client.close()
+            way.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +50,7 @@ def test_a_torn_entry_counts_as_none_and_a_flipped_bit_as_damage(tmp_path: Path)
     torn = Ledger(tmp_path)
     assert [entry.step for entry in torn.read()] == [0]
     torn.close()
-    for place in (0, 10, 35, 60, 300):
+    for place in (0, 10, 35, 64, 300, len(whole) - 1):
         harmed = bytearray(whole)
         harmed[place] ^= 4
         newest.write_bytes(bytes(harmed))
@@ -57,6 +58,36 @@ def test_a_torn_entry_counts_as_none_and_a_flipped_bit_as_damage(tmp_path: Path)
         with pytest.raises(DamagedError, match=FILES[1]):
             damaged.read()
         damaged.close()
+
+
+def test_what_is_made_where_it_is_kept_comes_back(tmp_path: Path) -> None:
+    """Steps in turn, larger ones too, while the results before are still looked at; nothing else takes their place."""
+    ledger = Ledger(tmp_path)
+    looked_at = []
+    for step, rows in enumerate((2, 3, 50_000, 3, 3)):
+        made = ledger.room(step, (rows, 4))
+        made[:] = step
+        looked_at.append(made[:1])
+        ledger.write(step, 1, b"text" * (step + 1), [made.data.cast("B")])
+        newest, before = (*ledger.read(), None)[:2]
+        assert newest == Entry(step, 1, b"text" * (step + 1), np.full((rows, 4), step, np.float32).tobytes())
+        assert before is None or before.step == step - 1
+    ledger.write(5, 1, b"text", [b"not what room has given"])
+    assert ledger.read()[0].payload == b"not what room has given"
+    ledger.close()
+    assert looked_at[-1].tolist() == [[4.0] * 4], "closing takes nothing away from who looks at it"
+
+
+def test_a_death_while_a_result_is_made_leaves_the_step_before(tmp_path: Path) -> None:
+    """What is made in the place of the step before the last is whole only once it is written."""
+    ledger = Ledger(tmp_path)
+    for step in range(2):
+        ledger.write(step, 1, b"text", [bytes(32)])
+    ledger.room(2, (2, 4))[:] = 7.0
+    ledger.close()
+    again = Ledger(tmp_path)
+    assert [entry.step for entry in again.read()] == [1]
+    again.close()
 
 
 def with_an_entry(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coordinator.service.aggregate import Outcome
@@ -12,6 +13,7 @@ from coordinator.service.rounds import Settled
 from coordinator.service.store import FILE, Store
 from peers.errors import RunFolderError
 from protos.consensus_pb2 import FLOAT32, OK, TOTAL
+from protos.tensors import Float32, to_wire
 from tests.coordinator.service.settled import BATCH, settings
 
 SETTLED = Settled(3, 1, {1: (0,), 2: (1,)}, OK, "", BATCH, {1: OK, 2: OK}, {1: 11, 2: 12}, (0, 1))
@@ -51,6 +53,32 @@ def test_only_the_last_result_is_kept(tmp_path: Path) -> None:
         store.save(course, outcome=OUTCOME)
     store.close()
     assert (tmp_path / FILE).stat().st_size < 10 * len(OUTCOME.tensors[-1])
+
+
+@pytest.mark.parametrize("between", [0, 1, 2, 3])
+def test_the_newest_result_is_not_overwritten_by_the_next(tmp_path: Path, between: int) -> None:
+    """Whatever was saved in between, others' comings and goings: somebody may still be told of it."""
+    store = Store(str(tmp_path), "run", "digest")
+    assert store.load() is None
+    group = Group(settings(), 0.0)
+    store.save(group.course(), group.roll(), {})
+    group.rounds.last = SETTLED
+    before: Float32 | None = None
+    for value in range(1, 7):
+        made = store.room((4, 8))
+        made[:] = value
+        assert before is None or (before == value - 1).all()
+        store.save(group.course(), outcome=Outcome(SETTLED, TOTAL, b"", FLOAT32, {-1: to_wire(made, FLOAT32)}))
+        for _ in range(between):
+            store.save(group.course(), group.roll(), {})
+        before = made
+    store.close()
+    again = Store(str(tmp_path), "run", "digest")
+    kept = again.load()
+    again.close()
+    assert kept is not None
+    assert kept.outcome is not None
+    assert bytes(kept.outcome.tensors[-1]) == np.full((4, 8), 6, np.float32).tobytes()
 
 
 def test_another_runs_store_is_refused(tmp_path: Path) -> None:

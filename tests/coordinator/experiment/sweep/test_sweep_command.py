@@ -121,7 +121,7 @@ def below(running: Running) -> set[psutil.Process]:
         return set()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_asha_stops_a_poor_point_even_after_a_break(start: Start, tmp_path: Path) -> None:
     """Interrupted after the first point, started again: that one is not run again, yet the second is judged by it.
 
@@ -130,7 +130,7 @@ def test_asha_stops_a_poor_point_even_after_a_break(start: Start, tmp_path: Path
     (tmp_path / "tiny.yaml").write_text(ASHA)
     folder = tmp_path / "runs" / "tiny"
     running = start(COMMAND, name="first")
-    running.until(lambda: "p000 seed 0 is done" in running.output.read_text(), timeout=180)
+    running.until(lambda: "p000 seed 0 is done" in running.output.read_text(), timeout=240)
     started = below(running)
     running.process.send_signal(signal.SIGINT)
     code, output = running.wait()
