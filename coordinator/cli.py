@@ -1,4 +1,7 @@
-"""The command line `coordinator`: parsing and printing only. Exit codes: see `peers.errors`; 128 + n for signal n."""
+"""The command line `coordinator`: parsing and printing only.
+
+Exit codes: see `peers.common.errors`; 128 + n for signal n.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peers.errors import PeersError
+from peers.common.errors import PeersError
 
 if TYPE_CHECKING:
-    from peers.exchange.stream_access import Access
+    from peers.transport.access import Access
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +155,8 @@ def _launch(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from coordinator.launch.plan import make_plan
-    from peers import configfile
-    from peers.runfolder import Existing
+    from peers.config import loading as configfile
+    from peers.runs.run_folder import Existing
 
     plan = make_plan(configfile.load(options.config, options.set))
     if options.dry_run:
@@ -198,11 +201,11 @@ def _serve(options: argparse.Namespace) -> int:
 
     logs.set_up(options.log_level, as_json=options.log_json)  # before gRPC is imported
     one_core()
-    from coordinator.service.fromconfig import places_of, settings_of
+    from coordinator.service.from_config import places_of, settings_of
     from coordinator.service.server import serve
-    from peers import configfile
-    from peers.credentials import access
-    from peers.process import end_with_parent
+    from peers.config import loading as configfile
+    from peers.config.credentials import access
+    from peers.worker.process import end_with_parent
 
     end_with_parent()
     try:
@@ -220,8 +223,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _access(options: argparse.Namespace) -> Access:
-    from peers.configfile import parse
-    from peers.credentials import access
+    from peers.config.credentials import access
+    from peers.config.loading import parse
 
     secrets = {"certs": options.certs, "mutual": options.mutual, "token_file": options.token_file}
     return access(parse({"security": secrets}), options.address)
@@ -231,7 +234,7 @@ def _status(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from coordinator import console
+    from coordinator import status as console
 
     where = _access(options)
     states = console.watched(where) if options.watch else iter([console.current(where)])
@@ -252,14 +255,14 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from coordinator import console
+    from coordinator import status as console
 
     console.stop(_access(options), options.reason)
     return 0
 
 
 def _certs(options: argparse.Namespace) -> int:
-    from coordinator.security import make_certs
+    from coordinator.certificates import make_certs
 
     made = make_certs(options.folder, options.host)
     for path in vars(made).values():

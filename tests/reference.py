@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from coordinator.experiment.matrix import ExperimentSection
 from coordinator.experiment.sweep.space import SweepSection
-from peers.config import Config, NetworkConfig
+from peers.config.schema import Config, NetworkConfig
 
 
 def lines() -> Iterator[str]:

@@ -64,7 +64,9 @@ def test_top_level_folders() -> None:
     assert {folder for folder in folders if not folder.startswith(".")} <= {*PACKAGES, "deploy", "tests"}
 
 
-@pytest.mark.parametrize("module", ["peers.draws", "peers.configfile", "coordinator.cli", "coordinator.launch.plan"])
+@pytest.mark.parametrize(
+    "module", ["peers.method.target_selection", "peers.config.loading", "coordinator.cli", "coordinator.launch.plan"]
+)
 def test_light_modules_do_without_torch(module: str) -> None:
     """What a coordinator, --help and --dry-run need starts in a fraction of the time that torch takes to import."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
@@ -73,6 +75,8 @@ def test_light_modules_do_without_torch(module: str) -> None:
 
 def test_importing_a_worker_leaves_the_slow_libraries_alone() -> None:
     """torchvision, scikit-learn and TensorBoard each take seconds: they are imported where they are used."""
-    code = "import sys, peers.worker; print(*sorted({'torchvision', 'sklearn', 'tensorboard'} & set(sys.modules)))"
+    code = (
+        "import sys, peers.worker.worker; print(*sorted({'torchvision', 'sklearn', 'tensorboard'} & set(sys.modules)))"
+    )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     assert output.split() == []

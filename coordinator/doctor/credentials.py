@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.doctor.findings import Finding, Subject, error, ok, warning
 from coordinator.doctor.places import coordinator_hosts
-from peers.errors import ConfigError
+from peers.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -20,7 +20,7 @@ MAKE_TOKEN = "make one with `(umask 077; openssl rand -hex 32 > token)`, the sam
 
 def token(subject: Subject) -> Iterator[Finding]:
     """The group's secret can be read, by its owner alone."""
-    from peers.credentials import TOKEN_VARIABLE, read_token
+    from peers.config.credentials import TOKEN_VARIABLE, read_token
 
     file = subject.config.security.token_file
     try:

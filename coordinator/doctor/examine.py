@@ -13,7 +13,7 @@ from rich.text import Text
 
 from coordinator.doctor import credentials, group, images, machine, network, processors, reach, software, storage
 from coordinator.doctor.findings import Check, Finding, Subject, error
-from peers.errors import ConfigError, PeersError
+from peers.common.errors import ConfigError, PeersError
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("configuration", group.configuration),

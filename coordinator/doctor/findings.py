@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from peers.config import Config
-from peers.configfile import load, updated
-from peers.errors import ConfigError, PeersError
-from peers.place import DEFAULT_PEERS
+from peers.common.errors import ConfigError, PeersError
+from peers.config.loading import load, updated
+from peers.config.schema import Config
+from peers.worker.placement import DEFAULT_PEERS
 
 if TYPE_CHECKING:
-    from peers.preflight import Grounds
+    from peers.worker.preflight import Grounds
 
 Level: TypeAlias = Literal["ok", "warning", "error"]
 
@@ -114,7 +114,7 @@ class Subject:
         """What a launch stands on: images, widths, lengths; or why it would not start. Downloads nothing."""
         import torch
 
-        from peers.preflight import check
+        from peers.worker.preflight import check
 
         try:
             return check(updated(self.config, data={"download": False}), torch.device("cpu"))

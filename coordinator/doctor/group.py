@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coordinator.doctor.findings import Finding, Subject, error, listed, ok
-from peers.config import CoordinatorConfig
-from peers.errors import ConfigError
-from peers.runfolder import run_name
+from peers.common.errors import ConfigError
+from peers.config.schema import CoordinatorConfig
+from peers.runs.run_folder import run_name
 
 
 def configuration(subject: Subject) -> Iterator[Finding]:
@@ -37,8 +37,8 @@ def _plan(subject: Subject) -> Iterator[str]:
 
 def _service(subject: Subject) -> Iterator[str]:
     """Why `coordinator serve` would not start, in its own words."""
-    from coordinator.service.fromconfig import settings_of
-    from peers.credentials import read_token
+    from coordinator.service.from_config import settings_of
+    from peers.config.credentials import read_token
 
     asked = subject.config.exchange.kind == "coordinator" or subject.config.coordinator != CoordinatorConfig()
     if subject.address is not None or not asked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coordinator.doctor.findings import Finding, Subject, error, ok, warning
-from peers.errors import DataError, PeersError
+from peers.common.errors import DataError, PeersError
 
 
 def data(subject: Subject) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from coordinator.doctor.findings import Finding, Subject, error, ok, warning
 from coordinator.doctor.places import beyond, serves_here
 from coordinator.service.advertised import trouble_of
-from peers.hosts import WILDCARDS, addresses, addresses_of, host_and_port, interface_trouble, loopback, split
+from peers.common.hosts import WILDCARDS, addresses, addresses_of, host_and_port, interface_trouble, loopback, split
 
 HOSTS_FILE = "give it an entry with this machine's own address, in the DNS or in /etc/hosts"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordinator.doctor.findings import Subject
-from peers.hosts import WILDCARDS, host_and_port, host_in, stays_here
+from peers.common.hosts import WILDCARDS, host_and_port, host_in, stays_here
 
 
 def serves_here(subject: Subject) -> bool:

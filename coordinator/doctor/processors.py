@@ -12,7 +12,7 @@ from typing import Any
 
 from coordinator.doctor.findings import Finding, Subject, error, ok, warning
 from coordinator.doctor.sizes import shown, training_bytes
-from peers.place import compute_threads
+from peers.worker.placement import compute_threads
 
 DRIVER = Path("/proc/driver/nvidia")
 CROWDED = 4

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from coordinator.doctor.findings import Finding, Subject, error, ok, warning
-from peers.errors import ConfigError, ExchangeError
-from peers.hosts import addresses, connection_trouble, loopback, split, stays_here
-from peers.runfolder import run_name
+from peers.common.errors import ConfigError, ExchangeError
+from peers.common.hosts import addresses, connection_trouble, loopback, split, stays_here
+from peers.runs.run_folder import run_name
 
 if TYPE_CHECKING:
-    from peers.exchange.stream_access import Access
+    from peers.transport.access import Access
     from protos.consensus_pb2 import StatusReply
 
 PATIENCE = 5.0
@@ -87,8 +87,8 @@ def _unreachable(host: str, port: int) -> Finding | None:
 
 
 def _answers(subject: Subject, host: str, port: int) -> Iterator[Finding]:
-    from coordinator import console
-    from peers.credentials import access
+    from coordinator import status as console
+    from peers.config.credentials import access
 
     tls = subject.config.security.certs is not None
     try:
@@ -140,7 +140,7 @@ def _certificate(where: Access, host: str, port: int, subject: Subject) -> Itera
 
 def _run(status: StatusReply, subject: Subject) -> Iterator[Finding]:
     """Whether the coordinator's run is the configuration's."""
-    from coordinator.console import PHASES
+    from coordinator.status import PHASES
 
     phase = PHASES.get(status.phase, "unknown")
     text = f"{subject.address} answers: run {status.run_id}, {phase}, round {status.round} of {status.rounds}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from coordinator.doctor.findings import Subject
-from peers.config import OptimizerConfig
-from peers.errors import PeersError
+from peers.common.errors import PeersError
+from peers.config.schema import OptimizerConfig
 
 
 def shown(size: float) -> str:
@@ -28,13 +28,13 @@ def training_bytes(subject: Subject) -> int:
 
 def output_bytes(subject: Subject) -> int:
     """Of one peer's outputs [B, D] in float32."""
-    from peers.widths import common_width
+    from peers.networks.widths import common_width
 
     return 4 * subject.config.data.batch * common_width(subject.config)
 
 
 def _largest(subject: Subject) -> int:
-    from peers.networks import weight_bytes
+    from peers.networks.registry import weight_bytes
 
     grounds = subject.grounds
     if isinstance(grounds, PeersError):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from coordinator.doctor.findings import Finding, Subject, error, ok, warning
 from coordinator.doctor.sizes import checkpoint_bytes, output_bytes, shown
-from peers.draws import Rule
-from peers.errors import ConfigError
+from peers.common.errors import ConfigError
+from peers.method.target_selection import Rule
 
 SHARED = Path("/dev/shm")  # noqa: S108  # shared memory itself
 LOGS = 64 * 2**20
@@ -50,8 +50,8 @@ def shared_memory(subject: Subject) -> Iterator[Finding]:
 
 def _segments(subject: Subject) -> int:
     """Bytes of shared memory if all workers share this machine: what each publishes, and what each or all get."""
-    from peers.exchange.broadcast import SLOTS  # bring numpy, whose absence the doctor has to tell
-    from peers.exchange.shared import ANSWERS, room_for
+    from peers.transport.broadcast import SLOTS  # bring numpy, whose absence the doctor has to tell
+    from peers.transport.shared_memory import ANSWERS, room_for
 
     one, rule = output_bytes(subject), Rule.of(subject.config.consensus, subject.config.run.seed)
     common = SLOTS * one if rule.kind == "sum" or rule.aggregated else 0

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from coordinator.experiment import matrix, results, runner, show
 from coordinator.experiment.report.command import write_report
-from peers.errors import ExchangeError, RunFolderError
+from peers.common.errors import ExchangeError, RunFolderError
 
 FAILED = 1
 """Exit code where groups have failed."""

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from coordinator.experiment.cells import Cell, make_cell, merged
-from peers.config import Config, DataConfig, Section
-from peers.configfile import Tree, parse_as, read
-from peers.errors import ConfigError
+from coordinator.experiment.runs import Cell, make_cell, merged
+from peers.common.errors import ConfigError
+from peers.config.loading import Tree, parse_as, read
+from peers.config.schema import Config, DataConfig, Section
 
 CONTROLS: dict[str, Tree] = {
     "consensus": {},

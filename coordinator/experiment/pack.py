@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.experiment import supervised
-from peers import configfile
-from peers.config import Config, DataConfig
-from peers.errors import PeersError
-from peers.place import Place
-from peers.process import StopSignal, end_with_parent, set_up_logging
-from peers.runfolder import RunFolder
-from peers.worker import work
+from peers.common.errors import PeersError
+from peers.config import loading as configfile
+from peers.config.schema import Config, DataConfig
+from peers.runs.run_folder import RunFolder
+from peers.worker.placement import Place
+from peers.worker.process import StopSignal, end_with_parent, set_up_logging
+from peers.worker.worker import work
 
 logger = logging.getLogger("coordinator.experiment.pack")
 

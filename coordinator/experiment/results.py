@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.experiment import statistics
-from coordinator.experiment.cells import Cell
 from coordinator.experiment.matrix import SUPERVISED, Experiment
+from coordinator.experiment.runs import Cell
 from coordinator.experiment.statistics import Comparison, Summary
-from peers.errors import CheckpointError
-from peers.files import write_atomically
+from peers.common.errors import CheckpointError
+from peers.common.files import write_atomically
 
 BEFORE = "random network"
 """What an arm's networks were at initialization, with batch-norm statistics re-estimated."""

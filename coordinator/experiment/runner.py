@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.experiment.cells import Cell
-from coordinator.experiment.slots import LaunchSlot, PackSlot, Slot
+from coordinator.experiment.executor import LaunchSlot, PackSlot, Slot
+from coordinator.experiment.runs import Cell
 from coordinator.launch.base import LOOK, PARTING, Ended, Interrupted, failure
-from peers.configfile import dump
-from peers.errors import RunFolderError
+from peers.common.errors import RunFolderError
+from peers.config.loading import dump
 
 NVIDIA = Path("/dev/nvidiactl")
 """There where a GPU's driver is."""

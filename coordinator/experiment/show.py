@@ -10,7 +10,7 @@ from coordinator.experiment.power import ALPHA
 from coordinator.experiment.results import BEFORE, PIXELS, Results
 from coordinator.experiment.runner import Course
 from coordinator.experiment.statistics import Comparison, Summary, sentence
-from peers.summary import SELECTIONS, TITLES
+from peers.runs.summary import SELECTIONS, TITLES
 
 
 def progress(course: Course, text: str) -> str:

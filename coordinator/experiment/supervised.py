@@ -15,17 +15,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from peers import summary
-from peers.config import Config
-from peers.crew import Crew
-from peers.data import Schedule
-from peers.errors import DivergedError, PeersError
-from peers.peer import Peer, learning_rate, make_optimizer
-from peers.place import Place, compute_threads, device_of, with_group
-from peers.preflight import Grounds, check
-from peers.process import StopSignal
-from peers.runfolder import Existing
-from peers.seeds import torch_generator
+from peers.common.errors import DivergedError, PeersError
+from peers.common.seeds import torch_generator
+from peers.config.schema import Config
+from peers.data.batches import Schedule
+from peers.method.peer import Peer, learning_rate, make_optimizer
+from peers.runs import summary
+from peers.runs.run_folder import Existing
+from peers.worker.placement import Place, compute_threads, device_of, with_group
+from peers.worker.pool import Crew
+from peers.worker.preflight import Grounds, check
+from peers.worker.process import StopSignal
 
 logger = logging.getLogger(__name__)
 

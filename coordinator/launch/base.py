@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Protocol
 
 from coordinator.launch.plan import Process
-from peers.errors import ConfigError, DivergedError, ExchangeError, PeersError
+from peers.common.errors import ConfigError, DivergedError, ExchangeError, PeersError
 
 HOPELESS = (ConfigError.exit_code, DivergedError.exit_code)
 """Exit codes of what would fail again in the same way."""

@@ -28,8 +28,8 @@ from coordinator.launch.base import (
     failure,
 )
 from coordinator.launch.plan import Plan, Process
-from peers.errors import ExchangeError
-from peers.hosts import same_port
+from peers.common.errors import ExchangeError
+from peers.common.hosts import same_port
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from coordinator.launch.base import (
 )
 from coordinator.launch.elastic import end
 from coordinator.launch.plan import Plan, Process
-from peers.errors import ExchangeError
+from peers.common.errors import ExchangeError
 
 FOLLOWING = 10.0
 """Seconds that the others have to find out by themselves that one has failed; what they say then is theirs."""

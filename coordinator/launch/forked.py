@@ -1,4 +1,4 @@
-"""Workers forked from a server that has imported torch already; see `peers.forkserver`."""
+"""Workers forked from a server that has imported torch already; see `peers.worker.forkserver`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coordinator.launch.base import PARTING, Ended, Member, WorkerFailedError, failure
-from peers.process import PARENT_VARIABLE
+from peers.worker.process import PARENT_VARIABLE
 
 IMPORTS = 120.0
 """Seconds that the server has to import what it needs: on a cold, crowded disk it takes that long."""
@@ -29,7 +29,7 @@ class ForkServer:
         modules: to import besides those that every worker needs.
     """
 
-    program = "peers.forkserver"
+    program = "peers.worker.forkserver"
     """The module that is the server."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:

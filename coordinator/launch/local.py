@@ -10,7 +10,7 @@ from coordinator.launch.base import Meeting, Member, Outcome, Reports, Service
 from coordinator.launch.forked import Fork, ForkServer
 from coordinator.launch.plan import Plan, Process
 from coordinator.launch.processes import CoordinatorChild, stderr_of
-from peers.config import Config
+from peers.config.schema import Config
 
 
 class LocalSite:
@@ -79,7 +79,7 @@ def modules(config: Config) -> tuple[str, ...]:
     needed = {
         "peers.exchange.coordinated": config.exchange.kind == "coordinator",
         "torch.utils.tensorboard": config.metrics.tensorboard,
-        "peers.backbones": not networks <= {"mlp", "convnet"},
-        "peers.published": config.data.name not in ("digits", "synthetic"),
+        "peers.networks.torchvision_backbones": not networks <= {"mlp", "convnet"},
+        "peers.data.torchvision_sets": config.data.name not in ("digits", "synthetic"),
     }
     return tuple(name for name, needs in needed.items() if needs)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers.config import Config
-from peers.configfile import dump, updated
-from peers.place import DEFAULT_PEERS, compute_threads
-from peers.runfolder import RunFolder, run_name
+from peers.config.loading import dump, updated
+from peers.config.schema import Config
+from peers.runs.run_folder import RunFolder, run_name
+from peers.worker.placement import DEFAULT_PEERS, compute_threads
 
 TRAVELLING = ("PEERS_DATA", "PEERS_TOKEN")
 """Variables of this project that processes elsewhere need, too."""
@@ -127,7 +127,7 @@ def make_plan(config: Config) -> Plan:
         processes.append(Process(f"worker {name}", whole, hosted, f"logs/worker-{name}.log", _started(config, whole)))
     script = None
     if config.launcher.kind == "slurm":
-        from coordinator.launch.sbatch import job_script
+        from coordinator.launch.slurm.sbatch import job_script
 
         script = job_script(config, folder)
     return Plan(
@@ -183,7 +183,7 @@ def _coordinator(config: Config, folder: RunFolder) -> Process:
     command = (*program, "--address-file", address_file, "--state", state)
     shown = _python(command)
     if config.launcher.kind == "ray" and config.launcher.ray.coordinator == "actor":
-        shown = "an actor on Ray's head node, num_cpus 0: coordinator.launch.ray_actors.Coordinator"
+        shown = "an actor on Ray's head node, num_cpus 0: coordinator.launch.ray.actors.Coordinator"
     return Process("coordinator", command, (), "logs/coordinator.log", shown)
 
 
@@ -197,9 +197,9 @@ def _started(config: Config, command: tuple[str, ...]) -> str:
     """How a worker is started, for a reader."""
     if config.launcher.kind == "ray":
         asked = f"num_cpus {config.launcher.ray.cpus:g}, num_gpus {ray_gpus(config):g}"
-        return f"an actor in the placement group, {asked}: coordinator.launch.ray_actors.Worker"
+        return f"an actor in the placement group, {asked}: coordinator.launch.ray.actors.Worker"
     if config.launcher.kind == "slurm":
-        from coordinator.launch.sbatch import step
+        from coordinator.launch.slurm.sbatch import step
 
         return f"{' '.join(step(config, 'NODE'))} {_python(command)}"
     return _python(command)

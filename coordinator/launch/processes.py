@@ -8,13 +8,13 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from coordinator import console
+from coordinator import status as console
 from coordinator.launch.base import Ended, Member, Service
 from coordinator.launch.plan import Plan, Process
 from coordinator.service.store import forget
-from peers.credentials import access
-from peers.errors import ExchangeError
-from peers.process import PARENT_VARIABLE
+from peers.common.errors import ExchangeError
+from peers.config.credentials import access
+from peers.worker.process import PARENT_VARIABLE
 
 
 class Child(Member):

@@ -13,9 +13,9 @@ from coordinator.launch.base import Outcome, Reports, restarting
 from coordinator.launch.local import LocalSite
 from coordinator.launch.plan import Plan
 from coordinator.launch.progress import Display, Follower
-from peers import summary
-from peers.errors import ExchangeError
-from peers.runfolder import Existing, run_name
+from peers.common.errors import ExchangeError
+from peers.runs import summary
+from peers.runs.run_folder import Existing, run_name
 
 Launch = Callable[[Plan, Reports], Outcome]
 
@@ -41,7 +41,7 @@ def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
 def _run(plan: Plan, existing: Existing, console: Console, launch: Launch) -> int:
     import torch  # only now: what workers are forked from imports it at the same time
 
-    from peers.preflight import check, saved_rounds
+    from peers.worker.preflight import check, saved_rounds
 
     grounds = check(plan.config, torch.device("cpu"))
     if existing == "resume":
@@ -81,7 +81,7 @@ def _under_way(plan: Plan, existing: Existing) -> bool:
     """
     if plan.config.launcher.kind != "slurm" or existing == "refuse":
         return False
-    from coordinator.launch import slurm
+    from coordinator.launch.slurm import launcher as slurm
 
     if existing == "overwrite":
         slurm.refuse_while_active(plan.folder)
@@ -94,11 +94,11 @@ def _launcher(plan: Plan) -> Iterator[Launch]:
     """The launcher of a plan, which may begin to get ready at once."""
     kind = plan.config.launcher.kind
     if kind == "ray":
-        from coordinator.launch.ray import launch  # only this launcher needs that library
+        from coordinator.launch.ray.launcher import launch  # only this launcher needs that library
 
         yield launch
     elif kind == "slurm":
-        from coordinator.launch import slurm
+        from coordinator.launch.slurm import launcher as slurm
 
         yield slurm.launch
     else:

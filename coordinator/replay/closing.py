@@ -10,9 +10,9 @@ from torch import Tensor
 
 from coordinator.replay.history import Round
 from coordinator.service.aggregate import digest, robust
-from peers.draws import Rule, trimmed
+from peers.common.summation import tree_sum
 from peers.exchange.base import Consensus, as_sent
-from peers.exchange.tree import tree_sum
+from peers.method.target_selection import Rule, trimmed
 from protos.consensus_pb2 import FLOAT32
 from protos.tensors import to_wire
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from coordinator.replay.result import Difference
-from peers.checkpoint import Checkpoints, state_of, tensors_digest
-from peers.errors import CheckpointError
-from peers.peer import Peer
+from peers.common.errors import CheckpointError
+from peers.method.peer import Peer
+from peers.runs.checkpoint import Checkpoints, state_of, tensors_digest
 
 
 def compare(peer: Peer, checkpoints: Checkpoints, round_: int) -> Difference | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peers.errors import RunFolderError
-from peers.jsonl import damaged, objects
+from peers.common.errors import RunFolderError
+from peers.common.json_lines import damaged, objects
 
 DIGEST_LETTERS = 32
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coordinator.replay.history import Stretch
-from peers.errors import RunFolderError
-from peers.journal import Life, Skip
+from peers.common.errors import RunFolderError
+from peers.runs.journal import Life, Skip
 
 
 @dataclass(eq=False)

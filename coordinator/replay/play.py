@@ -20,14 +20,14 @@ from coordinator.replay.compare import compare
 from coordinator.replay.history import Round, Stretch
 from coordinator.replay.lives import Lives, Part
 from coordinator.replay.result import Difference
-from peers.checkpoint import restore, state_of
-from peers.config import Config
-from peers.data import Schedule
-from peers.draws import Rule
-from peers.errors import DivergedError, RunFolderError
-from peers.journal import Skip
-from peers.peer import Peer
-from peers.preflight import Grounds
+from peers.common.errors import DivergedError, RunFolderError
+from peers.config.schema import Config
+from peers.data.batches import Schedule
+from peers.method.peer import Peer
+from peers.method.target_selection import Rule
+from peers.runs.checkpoint import restore, state_of
+from peers.runs.journal import Skip
+from peers.worker.preflight import Grounds
 
 Altered: TypeAlias = Callable[[int, int, Tensor], Tensor | None]
 """(round, peer, outputs [B, D]) to what the peer published instead, None where it abstained: a fault of its own."""

@@ -14,13 +14,13 @@ from coordinator.replay.lives import Lives, lineage
 from coordinator.replay.play import CPU, Altered, Player
 from coordinator.replay.result import Replayed
 from coordinator.service.journal import FILE
-from peers import configfile
-from peers.config import Config
-from peers.errors import RunFolderError
-from peers.journal import Life, read
-from peers.metrics import records
-from peers.preflight import Grounds, check
-from peers.runfolder import RunFolder
+from peers.common.errors import RunFolderError
+from peers.config import loading as configfile
+from peers.config.schema import Config
+from peers.runs.journal import Life, read
+from peers.runs.metrics import records
+from peers.runs.run_folder import RunFolder
+from peers.worker.preflight import Grounds, check
 
 
 def as_it_was(round_: int, peer: int, outputs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from coordinator.logs import set_up
 from coordinator.service import one_core
-from peers.errors import ConfigError, PeersError
+from peers.common.errors import ConfigError, PeersError
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = ServiceSettings.from_json(values)
         set_up(given.log_level, as_json=given.log_json, run=settings.run_id, text=TEXT)
         from coordinator.service.server import serve  # imports gRPC, after the log is set up
-        from peers.exchange.stream_access import Access
+        from peers.transport.access import Access
 
         upstream = Access(given.upstream, token=settings.token) if given.upstream else None
         return serve(settings, given.address_file, upstream)

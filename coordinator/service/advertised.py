@@ -9,8 +9,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peers.errors import ConfigError
-from peers.hosts import (
+from peers.common.errors import ConfigError
+from peers.common.hosts import (
     WILDCARDS,
     Trouble,
     addresses,

@@ -1,8 +1,8 @@
 """Consensus as numbers: sums in the order of peer ids, medians, trimmed means, receipts. numpy only.
 
 Sums are float32 and do not depend on arrival: they follow a binary tree over peer ids, as `tree_sum` of
-`peers.exchange.tree` defines it. A node is added as soon as both of its sides are complete, so most of the work is done
-when the last publication comes.
+`peers.common.summation` defines it. A node is added as soon as both of its sides are complete, so most of the work is
+done when the last publication comes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from coordinator.service.rounds import Publication, Settled
-from peers.draws import Rule, trimmed
+from peers.method.target_selection import Rule, trimmed
 from protos.consensus_pb2 import AGGREGATE, FLOAT32, MEMBERS, TOTAL, Content, WireDtype
 from protos.frames import Buffer
 from protos.tensors import Float32, to_wire

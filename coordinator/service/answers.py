@@ -10,7 +10,7 @@ from coordinator.service.aggregate import Outcome
 from coordinator.service.group import Group
 from coordinator.service.rounds import OpenRound
 from coordinator.service.settings import ServiceSettings
-from peers.exchange.lane import laid
+from peers.transport.lane import laid
 from protos.consensus_pb2 import FLOAT32, LATE, MEMBERS, OK, FrameHeader, Next, Reply, ReplyCode, Result
 from protos.frames import Buffer, encode, messages
 

@@ -18,19 +18,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from coordinator.service import answers
-from coordinator.service.admission import Admitted, Refusal, admit
 from coordinator.service.aggregate import Aggregator, Block, Outcome
 from coordinator.service.answers import Answer, Results
-from coordinator.service.desk import Desk, done
 from coordinator.service.eager import whole
-from coordinator.service.entrance import hashed, judge, wishes
 from coordinator.service.group import Group, Parked
+from coordinator.service.join_policy import hashed, judge, wishes
 from coordinator.service.limits import Bucket
 from coordinator.service.membership import Gone, Worker
 from coordinator.service.metrics import Metrics
+from coordinator.service.pending import Desk, done
 from coordinator.service.rounds import OpenRound, Publication, Settled
 from coordinator.service.settings import ServiceSettings
 from coordinator.service.store import Store
+from coordinator.service.validation import Admitted, Refusal, admit
 from protos.consensus_pb2 import (
     ENDED,
     EXPELLED,

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from coordinator.service.aggregate import Outcome
 from coordinator.service.rounds import Receipt, Settled
-from peers.jsonl import append_to, cut_torn_line
+from peers.common.json_lines import append_to, cut_torn_line
 from protos.consensus_pb2 import OK
 
 FILE = "journal.jsonl"

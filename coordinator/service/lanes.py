@@ -1,4 +1,4 @@
-"""The coordinator's ends of `peers.exchange.lane`: the short way of frames, on its host and over the network.
+"""The coordinator's ends of `peers.transport.lane`: the short way of frames, on its host and over the network.
 
 Who opens a lane shows the key that its stream was given; nothing is read beyond that, or for longer, before it has.
 """
@@ -17,9 +17,9 @@ from typing import Any
 
 from coordinator.service.answers import Answer
 from coordinator.service.eager import begin
-from peers.errors import ConfigError
-from peers.exchange.broadcast import Broadcast
-from peers.exchange.lane import KEY_BYTES, READY, Inbox, give_up_after, laid
+from peers.common.errors import ConfigError
+from peers.transport.broadcast import Broadcast
+from peers.transport.lane import KEY_BYTES, READY, Inbox, give_up_after, laid
 from protos.frames import Buffer, FrameTooLargeError
 
 logger = logging.getLogger(__name__)

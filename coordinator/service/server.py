@@ -28,17 +28,17 @@ from coordinator.service.group import COMPLETE
 from coordinator.service.hub import Hub
 from coordinator.service.lanes import Lanes
 from coordinator.service.metrics import Metrics
-from coordinator.service.relayhub import RelayHub
+from coordinator.service.relay.hub import RelayHub
+from coordinator.service.relay.upstream import below
 from coordinator.service.servicer import Servicer
 from coordinator.service.settings import ServiceSettings, Tls
 from coordinator.service.store import Store
 from coordinator.service.streams import Streams
-from coordinator.service.upstream import below
-from peers.errors import ConfigError
-from peers.exchange.shared import sweep
-from peers.exchange.stream_access import FRAME_BYTES, Access, signs_of_life
-from peers.hosts import host_in, split
-from peers.memory import keep_memory
+from peers.common.errors import ConfigError
+from peers.common.hosts import host_in, split
+from peers.common.memory import keep_memory
+from peers.transport.access import FRAME_BYTES, Access, signs_of_life
+from peers.transport.shared_memory import sweep
 from protos.consensus_pb2 import DESCRIPTOR, OVER
 from protos.consensus_pb2_grpc import add_CoordinatorServicer_to_server
 from protos.frames import message_limit

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from peers.draws import Rule
-from peers.errors import ConfigError
-from peers.hosts import host_and_port, host_in, stays_here
+from peers.common.errors import ConfigError
+from peers.common.hosts import host_and_port, host_in, stays_here
+from peers.method.target_selection import Rule
 from protos.consensus_pb2 import WireDtype
 from protos.tensors import NAMES, size_of
 

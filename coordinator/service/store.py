@@ -28,9 +28,9 @@ import xxhash
 
 from coordinator.service.aggregate import Outcome
 from coordinator.service.journal import Journal
-from coordinator.service.ledger import FILES, DamagedError, Ledger
+from coordinator.service.round_snapshot import FILES, DamagedError, Ledger
 from coordinator.service.rounds import Settled
-from peers.errors import RunFolderError
+from peers.common.errors import RunFolderError
 from protos.frames import Buffer
 from protos.tensors import Float32
 

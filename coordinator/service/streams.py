@@ -21,7 +21,7 @@ from coordinator.service.hub import Hub
 from coordinator.service.lanes import Lanes
 from coordinator.service.limits import Bucket
 from coordinator.service.membership import Gone, Worker
-from peers.exchange.shared import Segment, room_for
+from peers.transport.shared_memory import Segment, room_for
 from protos.consensus_pb2 import MALFORMED, TOO_FAST, TOO_LARGE, Attached, FrameHeader, ReplyCode, SharedOffer
 from protos.frames import Assembler, Buffer, Frame, FrameError, FrameTooLargeError, encode
 from protos.tensors import NAMES, size_of

@@ -13,7 +13,7 @@ An exchange belongs to one thread. It never changes what it was given. Consensus
 to write: peers of one worker share them. Sums are float32 in an order fixed by peer ids (`tree_sum`), so that every
 implementation arrives at the same bits.
 
-Failures are `peers.errors.ExchangeError`s: after one the exchange is spent, only `close` may follow.
+Failures are `peers.common.errors.ExchangeError`s: after one the exchange is spent, only `close` may follow.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from peers.draws import Rule
-from peers.errors import DisagreementError
+from peers.common.errors import DisagreementError
+from peers.method.target_selection import Rule
 
 WIRES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
 """Element types that publications may have on their way."""

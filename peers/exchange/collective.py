@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from peers.draws import Rule
-from peers.errors import ExchangeError
+from peers.common.errors import ExchangeError
+from peers.common.summation import tree_sum
 from peers.exchange.base import (
     WIRES,
     Consensus,
@@ -41,8 +41,8 @@ from peers.exchange.base import (
     as_sent,
     check_digests,
 )
-from peers.exchange.meeting import choose_interface, why_not_formed
-from peers.exchange.tree import tree_sum
+from peers.exchange.rendezvous import choose_interface, why_not_formed
+from peers.method.target_selection import Rule
 
 logger = logging.getLogger(__name__)
 

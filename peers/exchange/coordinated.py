@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from peers.exchange.base import Consensus, Ended, Exchange, Hello, Missed, Outcome, Pending, Report, Ticket
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import (
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import (
     Admission,
     Expelled,
     Late,
@@ -28,8 +28,8 @@ from peers.exchange.stream_outcomes import (
     Void,
     WorkerInfo,
 )
-from peers.exchange.stream_outcomes import Ended as RunEnded
-from peers.exchange.stream_outcomes import Outcome as StreamOutcome
+from peers.transport.outcomes import Ended as RunEnded
+from peers.transport.outcomes import Outcome as StreamOutcome
 from protos.tensors import Float32
 
 LOOK = 1.0

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from peers.errors import ExchangeError
+from peers.common.errors import ExchangeError
+from peers.common.summation import tree_sum
 from peers.exchange.base import (
     Consensus,
     Exchange,
@@ -20,7 +21,6 @@ from peers.exchange.base import (
     as_sent,
     check_digests,
 )
-from peers.exchange.tree import tree_sum
 
 
 @dataclass

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from peers.seeds import numpy_generator
+from peers.common.seeds import numpy_generator
 
 if TYPE_CHECKING:
-    from peers.data import Split
+    from peers.data.batches import Split
 
 CHUNK = 512
 """Images in one forward pass."""

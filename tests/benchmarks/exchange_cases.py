@@ -16,15 +16,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from coordinator.security import make_certs
+from coordinator.certificates import make_certs
 from coordinator.service.settings import Tls
-from peers.draws import Rule
+from peers.common.memory import keep_memory
 from peers.exchange.base import Consensus, Exchange, Hello
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.coordinated import CoordinatedExchange
 from peers.exchange.inprocess import InProcessGroup
-from peers.exchange.stream_access import Access
-from peers.memory import keep_memory
+from peers.method.target_selection import Rule
+from peers.transport.access import Access
 from tests.benchmarks.exchange_groups import Group, group
 from tests.benchmarks.exchange_rounds import Array, Outputs, Peer, Setting, Threads
 from tests.benchmarks.service_load import service

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from peers.exchange.shared import FOLDER
+from peers.transport.shared_memory import FOLDER
 from tests.benchmarks.exchange_groups import Group, group, processes
 from tests.benchmarks.exchange_rounds import (
     LEADING,

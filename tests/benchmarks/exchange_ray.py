@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.launch.ray import SETTINGS
+from coordinator.launch.ray.launcher import SETTINGS
 from tests.benchmarks.exchange_groups import Group, group
 from tests.benchmarks.exchange_rounds import (
     LEADING,

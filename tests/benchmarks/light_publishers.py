@@ -23,9 +23,9 @@ from pathlib import Path
 
 import psutil
 
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import Ended, PeerWish, RoundResult, WorkerInfo
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import Ended, PeerWish, RoundResult, WorkerInfo
 from tests.benchmarks.service_load import ROOT
 from tests.benchmarks.usage import processor_time_of
 from tests.coordinator.service.light_peer import batch, outputs

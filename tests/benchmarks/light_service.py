@@ -11,8 +11,8 @@ import json
 import sys
 import threading
 
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
 from tests.benchmarks.light_publishers import publishers
 from tests.benchmarks.service_load import Clock, Samples, service
 

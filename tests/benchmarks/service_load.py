@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 
 from coordinator.service.settings import ServiceSettings
-from peers.draws import Rule
+from peers.method.target_selection import Rule
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,10 +12,10 @@ import sys
 import threading
 from pathlib import Path
 
-from peers.exchange.shared import FOLDER
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import Admission, PeerWish, RefusedError, RoundResult, WorkerInfo
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import Admission, PeerWish, RefusedError, RoundResult, WorkerInfo
+from peers.transport.shared_memory import FOLDER
 from protos.consensus_pb2 import ENDED
 from tests.benchmarks.service_load import Clock, Samples, service
 from tests.coordinator.service.light_peer import batch, outputs

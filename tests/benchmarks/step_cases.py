@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from peers import configfile
-from peers.config import Config
+from peers.config import loading as configfile
+from peers.config.schema import Config
 
 Kind = Literal["inprocess", "compiled", "collective", "shared", "stream", "none", "barrier", "loop", "loop on one core"]
 """How outputs travel: three exchanges (in process also with compiled networks, the coordinator's with shared memory or

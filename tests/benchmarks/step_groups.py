@@ -14,8 +14,8 @@ from typing import Protocol
 
 import torch
 
-from peers import networks
-from peers.data import open_data
+from peers.data.batches import open_data
+from peers.networks import registry as networks
 from tests.benchmarks.measure import interleaved, note
 from tests.benchmarks.service_load import service
 from tests.benchmarks.step_cases import EXCHANGES, Arrangement, Kind, Load

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peers.data import Indices
+from peers.data.batches import Indices
 
 
 def make_optimizers(networks: Sequence[nn.Module], rate: float) -> list[torch.optim.Optimizer]:

@@ -18,20 +18,20 @@ from multiprocessing.synchronize import Barrier
 import torch
 from torch import Tensor
 
-from peers import networks
-from peers.crew import Crew
-from peers.data import Schedule, open_data
-from peers.draws import Rule
+from peers.common.memory import keep_memory
+from peers.common.summation import tree_sum
+from peers.data.batches import Schedule, open_data
 from peers.exchange.base import Consensus, Exchange, Hello, Outcome, Pending, Report, Ticket
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.inprocess import InProcessGroup
-from peers.exchange.tree import tree_sum
-from peers.memory import keep_memory
-from peers.metrics import Recorder
-from peers.peer import Peer
-from peers.place import Place, compute_threads, hosted
-from peers.runfolder import RunFolder
-from peers.trainer import Trainer
+from peers.method.peer import Peer
+from peers.method.target_selection import Rule
+from peers.networks import registry as networks
+from peers.runs.metrics import Recorder
+from peers.runs.run_folder import RunFolder
+from peers.worker.placement import Place, compute_threads, hosted
+from peers.worker.pool import Crew
+from peers.worker.trainer import Trainer
 from tests.benchmarks.step_cases import Kind, Load
 from tests.benchmarks.step_loop import make_optimizers, train
 
@@ -230,7 +230,7 @@ class Trainers:
         if kind == "collective":
             return self._collective()
         from peers.exchange.coordinated import CoordinatedExchange  # imports gRPC
-        from peers.exchange.stream_access import Access
+        from peers.transport.access import Access
 
         access = Access(self._post.coordinators[kind])
         return CoordinatedExchange(access, "run", self.device, join_window=WINDOW, shared_memory=kind == "shared")

@@ -18,14 +18,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from peers import configfile
-from peers.data import Data, Schedule, batch_digest
-from peers.draws import Rule
+from peers.config import loading as configfile
+from peers.data.batches import Data, Schedule, batch_digest
 from peers.exchange.base import Consensus, Hello
 from peers.exchange.inprocess import InProcessGroup
-from peers.peer import Peer
-from peers.place import Place, with_group
-from peers.preflight import Grounds, check
+from peers.method.peer import Peer
+from peers.method.target_selection import Rule
+from peers.worker.placement import Place, with_group
+from peers.worker.preflight import Grounds, check
 
 ROUNDS = 60
 SEEDS = range(100, 105)

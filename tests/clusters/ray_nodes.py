@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from coordinator.launch.ray import SETTINGS
+from coordinator.launch.ray.launcher import SETTINGS
 
 OBJECTS = 80 * 1024 * 1024
 """Object store of a node, the least that Ray takes."""
@@ -103,7 +103,7 @@ def ray_nodes(*cpus: int, head: int = 0) -> Iterator[RayNodes]:
 
 
 def of_launcher(process: psutil.Process, kind: str) -> bool:
-    """Whether a process is an actor of a class of `coordinator.launch.ray_actors`."""
+    """Whether a process is an actor of a class of `coordinator.launch.ray.actors`."""
     return process.name().startswith(f"ray::{kind}")
 
 

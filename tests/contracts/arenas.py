@@ -14,9 +14,9 @@ import torch
 
 from peers.exchange.base import Exchange
 from peers.exchange.collective import CollectiveExchange
-from peers.exchange.faulty import FaultyExchange
 from peers.exchange.inprocess import InProcessGroup
 from tests.contracts.scenarios import Spec
+from tests.faults.faulty_exchange import FaultyExchange
 
 Scenario = Callable[[Exchange, int, Spec], Any]
 WINDOW = 30.0

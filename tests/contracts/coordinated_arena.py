@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from coordinator.security import Certificates, make_certs
+from coordinator.certificates import Certificates, make_certs
 from coordinator.service.server import listen
 from coordinator.service.settings import ServiceSettings, Tls
-from peers.draws import Rule
 from peers.exchange.coordinated import CoordinatedExchange
-from peers.exchange.stream_access import Access
+from peers.method.target_selection import Rule
+from peers.transport.access import Access
 from tests.contracts.arenas import WINDOW, Scenario, run_in_threads
 from tests.contracts.scenarios import RUN, SEED, Spec
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from peers.draws import Rule
-from peers.errors import ExchangeError
+from peers.common.errors import ExchangeError
 from peers.exchange.base import Consensus, Exchange, Hello, Pending
+from peers.method.target_selection import Rule
 
 SEED = 7
 AMPLE, SHORT = 10.0, 2.0

@@ -12,7 +12,7 @@ import pytest
 from tests.clusters.slurm import SlurmCluster, slurm_cluster, why_not
 from tests.contracts.launcher_arenas import processes_of
 
-PROGRAMS = ("peers.worker", "coordinator.cli", "coordinator.launch.job")
+PROGRAMS = ("peers.worker", "coordinator.cli", "coordinator.launch.slurm.job")
 
 
 class SlurmArena:

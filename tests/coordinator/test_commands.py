@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.security import make_certs
-from coordinator.service.fromconfig import settings_of
-from peers import configfile
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import Ended, PeerWish, RefusedError, Void, WorkerInfo
-from peers.hosts import WILDCARDS, own_address
+from coordinator.certificates import make_certs
+from coordinator.service.from_config import settings_of
+from peers.common.hosts import WILDCARDS, own_address
+from peers.config import loading as configfile
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import Ended, PeerWish, RefusedError, Void, WorkerInfo
 from tests.commands import BIN, TINY, WORKER, Running, rounds_recorded, run, settings
 from tests.conftest import Start
 from tests.coordinator.service.processes import together, until

@@ -14,7 +14,7 @@ from coordinator.doctor import findings, group, images, processors, software, st
 from coordinator.doctor.examine import doctor, examine, line
 from coordinator.doctor.findings import Finding, Subject, ok
 from coordinator.doctor.processors import Gpus
-from peers.errors import DataError
+from peers.common.errors import DataError
 from tests.commands import TINY
 from tests.coordinator.examined import fault, faults, levels, subject
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from coordinator.certificates import make_certs
 from coordinator.doctor.storage import SHARED
-from coordinator.security import make_certs
 from tests.commands import BIN, TINY, run, settings
 from tests.conftest import Start
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from coordinator.certificates import make_certs
 from coordinator.doctor import credentials, network, reach
 from coordinator.doctor.certificate import judge
 from coordinator.doctor.findings import Finding, Subject
-from coordinator.security import make_certs
 from tests.commands import Running, settings
 from tests.coordinator.examined import fault, faults, levels, subject
 

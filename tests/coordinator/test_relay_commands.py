@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.security import make_certs
-from coordinator.service.fromconfig import settings_of
-from peers import configfile
-from peers.credentials import access
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_outcomes import Ended, PeerWish, RoundResult, WorkerInfo
+from coordinator.certificates import make_certs
+from coordinator.service.from_config import settings_of
+from peers.config import loading as configfile
+from peers.config.credentials import access
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import Ended, PeerWish, RoundResult, WorkerInfo
 from tests.commands import BIN, Running, run, settings
 from tests.conftest import Start
 from tests.coordinator.service.processes import together, until

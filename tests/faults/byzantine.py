@@ -30,27 +30,27 @@ from typing import Any
 import torch
 
 from coordinator.experiment.statistics import Comparison, Interval, family, summarize
-from coordinator.service.fromconfig import settings_of
-from peers import configfile
-from peers.config import Config
-from peers.crew import Crew
-from peers.draws import Rule
-from peers.errors import PeersError
+from coordinator.service.from_config import settings_of
+from peers.common.errors import PeersError
+from peers.config import loading as configfile
+from peers.config.schema import Config
 from peers.exchange.base import Exchange, Hello
 from peers.exchange.coordinated import CoordinatedExchange
-from peers.exchange.faulty import Fault, FaultyExchange
-from peers.exchange.stream_access import Access
-from peers.metrics import Recorder
-from peers.peer import Peer
-from peers.place import Place, with_group
-from peers.preflight import Grounds, check
-from peers.runfolder import run_name
-from peers.summary import TITLES
-from peers.trainer import Trainer
+from peers.method.peer import Peer
+from peers.method.target_selection import Rule
+from peers.runs.metrics import Recorder
+from peers.runs.run_folder import run_name
+from peers.runs.summary import TITLES
+from peers.transport.access import Access
+from peers.worker.placement import Place, with_group
+from peers.worker.pool import Crew
+from peers.worker.preflight import Grounds, check
+from peers.worker.trainer import Trainer
 from protos.consensus_pb2 import StatusRequest
 from protos.consensus_pb2_grpc import CoordinatorStub
 from tests.benchmarks.measure import Table, machine, note
 from tests.contracts.coordinated_arena import served
+from tests.faults.faulty_exchange import Fault, FaultyExchange
 from tests.faults.liars import LIES, Board, Colluding, Overheard, Stubborn
 
 PEERS, LIAR = 8, 7
@@ -166,7 +166,7 @@ class Group:
             self.ended = str(exc)
 
     def _work(self, ids: tuple[int, ...], exchange: Exchange) -> list[Peer]:
-        """What `peers.worker` does between joining and leaving, without files and probes."""
+        """What `peers.worker.worker` does between joining and leaving, without files and probes."""
         config, grounds = self.config, self.grounds
         crew = Crew(len(ids), CPU, threads=1, workers=PEERS)
         with closing(crew), closing(exchange):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from peers.exchange.faulty import Fault
+from tests.faults.faulty_exchange import Fault
 from tests.faults.plan import NOBODY, FaultPlan
 
 WEIGHTS = {

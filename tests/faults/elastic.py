@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coordinator import console
-from peers.exchange.stream_access import Access
+from coordinator import status as console
+from peers.transport.access import Access
 from protos.consensus_pb2 import StatusRequest
 from protos.consensus_pb2_grpc import CoordinatorStub
 from tests.commands import BIN, Running, rounds_recorded, run, settings

@@ -19,8 +19,8 @@ from socket import socket
 
 from torch.distributed import TCPStore
 
-from peers.exchange.faulty import Fault
 from tests.faults import sockets
+from tests.faults.faulty_exchange import Fault
 from tests.faults.forks import Server
 from tests.faults.harness import LATER, PATIENCE, Told, Trickle, segments
 from tests.faults.judge import SLACK

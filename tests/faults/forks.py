@@ -1,6 +1,6 @@
 """Workers that carry out fault plans, forked from a process that has imported torch: each starts in no time.
 
-`python -m tests.faults.forks` is `peers.forkserver` for `tests.faults.worker`. A fork runs where the server was
+`python -m tests.faults.forks` is `peers.worker.forkserver` for `tests.faults.worker`. A fork runs where the server was
 started, so its folders are given in full.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from coordinator.launch.base import Ended
 from coordinator.launch.forked import Fork, ForkServer
-from peers import forkserver
+from peers.worker import forkserver
 from tests.commands import Running
 from tests.faults.worker import EARLY
 
@@ -84,5 +84,5 @@ class ForkedRunning(Running):
 
 
 if __name__ == "__main__":
-    forkserver.MODULE = PROGRAM
+    forkserver.MODULE = forkserver.MAIN = PROGRAM
     sys.exit(forkserver.main())

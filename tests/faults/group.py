@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import psutil
 
-from coordinator import console
-from peers.exchange.stream_access import Access
+from coordinator import status as console
+from peers.transport.access import Access
 from protos.consensus_pb2 import StatusRequest
 from protos.consensus_pb2_grpc import CoordinatorStub
 from tests.clusters.hosts import Host

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 
-from peers.exchange.faulty import Fault
-from peers.exchange.shared import FOLDER
+from peers.transport.shared_memory import FOLDER
+from tests.faults.faulty_exchange import Fault
 from tests.faults.group import Group
 from tests.faults.kinds import course
 from tests.faults.plan import FaultPlan

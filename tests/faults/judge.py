@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from coordinator.replay import Replayed, replay
-from peers.metrics import records
+from peers.runs.metrics import records
 from tests.faults.harness import Told, segments
 from tests.faults.worker import held
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from peers.exchange.faulty import Fault
-from peers.exchange.stream_access import Access
+from peers.transport.access import Access
 from protos.consensus_pb2 import Attach, FrameHeader
 from protos.frames import encode
+from tests.faults.faulty_exchange import Fault
 from tests.faults.group import Group
 from tests.faults.processes import Processes
 from tests.faults.worker import STOLEN, beside, held

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from peers.exchange.base import Exchange, Outcome, Pending
-from peers.exchange.faulty import FaultyExchange
-from peers.exchange.stream_outcomes import RefusedError
+from peers.transport.outcomes import RefusedError
 from protos.consensus_pb2 import NORM_EXCEEDED, NOT_FINITE
+from tests.faults.faulty_exchange import FaultyExchange
 
 PATIENCE = 60.0
 """Seconds that a liar waits for the others' outputs."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from peers.exchange.faulty import KINDS as INSIDE
-from peers.exchange.faulty import Fault
+from tests.faults.faulty_exchange import KINDS as INSIDE
+from tests.faults.faulty_exchange import Fault
 from tests.faults.worker import STOLEN
 
 PROCESS = {

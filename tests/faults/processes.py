@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from peers.exchange.faulty import Fault
-from peers.exchange.shared import FOLDER
-from peers.files import write_atomically
+from peers.common.files import write_atomically
+from peers.transport.shared_memory import FOLDER
 from tests.clusters.hosts import Host
 from tests.commands import Running, settings
+from tests.faults.faulty_exchange import Fault
 from tests.faults.forks import PROGRAM, ForkedRunning, Server
 from tests.faults.limits import Disk, MemoryLimit
 from tests.faults.plan import FaultPlan

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from peers.hosts import split
+from peers.common.hosts import split
 
 CHUNK = 1 << 16
 LOOK = 0.05

@@ -25,9 +25,9 @@ from typing import Any
 import psutil
 
 from coordinator.replay import Replayed
-from peers.exchange.faulty import LASTING, Fault
 from tests.benchmarks.measure import note
 from tests.faults.draw import Terms, draw
+from tests.faults.faulty_exchange import LASTING, Fault
 from tests.faults.forks import Server
 from tests.faults.group import Group
 from tests.faults.harness import Told, segments

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from peers.exchange.faulty import Fault
 from tests.commands import Running, summary
 from tests.conftest import Start
 from tests.faults.byzantine import AGGREGATORS, ATTACKS, HONEST, LIAR, NONE, PEERS, Trial, formed, tables
 from tests.faults.elastic import ElasticGroup
+from tests.faults.faulty_exchange import Fault
 from tests.faults.forks import ForkedRunning, Server
 from tests.faults.liars import inner_product, little
 from tests.peers.groups import one_thread

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from peers.exchange.faulty import Fault
 from tests.commands import TINY, summary
 from tests.conftest import Start
 from tests.faults.conftest import TIMES, Through
 from tests.faults.elastic import ElasticGroup
+from tests.faults.faulty_exchange import Fault
 from tests.faults.judge import judge
 from tests.faults.plan import NOBODY, FaultPlan
 
@@ -123,7 +123,7 @@ def test_one_worker_is_told_to_go_and_the_others_go_on(elastic: Elastic) -> None
 
 LAST_WORDS = """
 import sys
-from peers import worker
+from peers.worker import worker
 from peers.exchange.coordinated import CoordinatedExchange
 
 leave = CoordinatedExchange.leave

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from peers.exchange.faulty import Fault
 from tests.commands import BIN, LAUNCH, TINY, rounds_recorded, settings, summary
 from tests.conftest import Start
 from tests.contracts.launcher_arenas import LocalArena
 from tests.faults.conftest import AFTER, DEADLINE, ELASTIC
+from tests.faults.faulty_exchange import Fault
 from tests.faults.fixed import FixedGroup
 from tests.faults.forks import Server
 from tests.faults.harness import Told

@@ -24,7 +24,7 @@ ROUNDS, PAUSE = 600, 0.04
 SLOW = (
     "import sys, time; from peers.exchange.coordinated import CoordinatedExchange as Slow; publish = Slow.publish; "
     f"Slow.publish = lambda *given, **named: (time.sleep({PAUSE}), publish(*given, **named))[1]; "
-    "from peers.worker import main; sys.exit(main())"
+    "from peers.worker.worker import main; sys.exit(main())"
 )
 """A worker on a slow host."""
 LOST = "(timed out|No route to host)"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peers.exchange.faulty import Fault
 from tests.clusters.hosts import hosts
 from tests.clusters.hosts import why_not as no_hosts
 from tests.faults.conftest import DEADLINE, Through
+from tests.faults.faulty_exchange import Fault
 from tests.faults.judge import judge
 from tests.faults.limits import why_not as no_limits
 from tests.faults.plan import NOBODY, FaultPlan

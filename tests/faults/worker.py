@@ -1,6 +1,6 @@
 """`python -m tests.faults.worker --faults FILE …flags of peers.worker`: a worker that carries out a fault plan.
 
-    FILE          JSON array of faults (`peers.exchange.faulty.Fault`); more may be written into it while workers run
+    FILE          JSON array of faults (`faulty_exchange.Fault`); more may be written into it while workers run
     FILE.fired    gets each fault that begins, a JSON line
     FILE.gate     where it is there: the number of rounds that may be published; for others workers wait until it grows
     FILE.at-N     the process of peer N's worker and the round before which it waits at the gate, or last did
@@ -27,12 +27,12 @@ from typing import Any
 
 from torch import Tensor
 
-from peers import worker
+from peers.common.files import write_atomically
 from peers.exchange.base import Exchange, Pending
 from peers.exchange.coordinated import CoordinatedExchange
-from peers.exchange.faulty import ONCE, Fault, FaultyExchange
-from peers.files import write_atomically
-from peers.runfolder import append_line
+from peers.runs.run_folder import append_line
+from peers.worker import worker
+from tests.faults.faulty_exchange import ONCE, Fault, FaultyExchange
 
 LOOK = 0.002
 """Seconds between two looks at the gate."""

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 import torch._dynamo  # optimizers do at their first step, and that may take longer than one input is given
 
-from peers.checkpoint import Checkpoints
-from peers.config import Config
-from peers.configfile import identity, parse
-from peers.errors import CheckpointError
-from peers.peer import Peer
+from peers.common.errors import CheckpointError
+from peers.config.loading import identity, parse
+from peers.config.schema import Config
+from peers.method.peer import Peer
+from peers.runs.checkpoint import Checkpoints
 from tests.fuzz.reader import Reader
-from tests.peers.test_checkpoint_enemy import step
+from tests.peers.runs.test_checkpoint_enemy import step
 
 ROUND = 3
 VALUES: tuple[Any, ...] = (

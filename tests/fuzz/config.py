@@ -6,8 +6,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from peers.configfile import dump, load
-from peers.errors import ConfigError
+from peers.common.errors import ConfigError
+from peers.config.loading import dump, load
 from tests.fuzz.reader import Reader
 
 

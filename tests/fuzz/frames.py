@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from coordinator.service.admission import Admitted, Refusal, admit
 from coordinator.service.settings import ServiceSettings
-from peers.draws import Rule
+from coordinator.service.validation import Admitted, Refusal, admit
+from peers.method.target_selection import Rule
 from protos import frames
 from protos.consensus_pb2 import FLOAT32, FrameHeader, Publish
 from protos.frames import Assembler, Frame, FrameError, encode, pieces

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 
 from coordinator.service.settings import ServiceSettings
-from peers.draws import Rule
-from peers.exchange.lane import laid
-from peers.exchange.shared import Segment
+from peers.method.target_selection import Rule
+from peers.transport.lane import laid
+from peers.transport.shared_memory import Segment
 from protos import consensus_pb2 as pb
 from protos.frames import decode, encode
 from tests.fuzz.honest import SHAPE, Honest, joining, publication

@@ -35,11 +35,11 @@ class Target:
 
 
 TARGETS = {
-    "frames": Target("frames", ("protos", "coordinator.service.admission"), 512),
+    "frames": Target("frames", ("protos", "coordinator.service.validation"), 512),
     "service": Target("service", ("protos", "coordinator.service", "peers.exchange"), 768),
     "worker": Target("worker", ("protos", "peers.exchange"), 768),
-    "checkpoint": Target("checkpoint", ("peers.checkpoint", "peers.selection"), 1024, mib=2048),
-    "config": Target("config", ("peers.config", "peers.configfile", "yaml"), 512),
+    "checkpoint": Target("checkpoint", ("peers.runs.checkpoint", "peers.method.best_checkpoint"), 1024, mib=2048),
+    "config": Target("config", ("peers.config.schema", "peers.config.loading", "yaml"), 512),
 }
 PLANTED = Target("planted", ("tests.fuzz.planted",), 8, seconds=1)
 """Not one of them: wrong on purpose."""

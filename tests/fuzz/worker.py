@@ -16,13 +16,13 @@ from typing import Any, cast
 import grpc
 import numpy as np
 
-from peers.errors import ExchangeError
-from peers.exchange import stream_link
-from peers.exchange.broadcast import SLOTS, Broadcast
-from peers.exchange.lane import READY, Lane, laid
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import Ended, Expelled, Late, PeerWish, RoundResult, Void, WorkerInfo
+from peers.common.errors import ExchangeError
+from peers.transport import link as stream_link
+from peers.transport.access import Access
+from peers.transport.broadcast import SLOTS, Broadcast
+from peers.transport.client import StreamClient
+from peers.transport.lane import READY, Lane, laid
+from peers.transport.outcomes import Ended, Expelled, Late, PeerWish, RoundResult, Void, WorkerInfo
 from protos import consensus_pb2 as pb
 from protos.frames import encode
 from tests.fuzz.reader import Reader

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peers.config import Config
-from peers.configfile import parse
-from peers.draws import Rule
+from peers.config.loading import parse
+from peers.config.schema import Config
 from peers.exchange.base import Consensus, Hello, Pending
 from peers.exchange.inprocess import InProcessGroup
-from peers.peer import Peer, Step
+from peers.method.peer import Peer, Step
+from peers.method.target_selection import Rule
 
 SHAPE = (1, 6, 6)
 BATCH = 16

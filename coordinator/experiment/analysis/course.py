@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coordinator.experiment.analysis.geometry import alignment, linear_cka, spectrum, uniformity
-from peers.objective import leave_one_out
+from peers.method.losses import leave_one_out
 from peers.probes.collapse import disagreement, effective_rank
 
 

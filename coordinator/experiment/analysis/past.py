@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from peers import networks, snapshots
-from peers.config import Config
-from peers.errors import RunFolderError
-from peers.peer import Peer
-from peers.place import Place, device_of
-from peers.preflight import Grounds, check
+from peers.common.errors import RunFolderError
+from peers.config.schema import Config
+from peers.method.peer import Peer
+from peers.networks import registry as networks
 from peers.probes.features import with_norm_statistics
-from peers.runfolder import RunFolder
+from peers.runs import snapshots
+from peers.runs.run_folder import RunFolder
+from peers.worker.placement import Place, device_of
+from peers.worker.preflight import Grounds, check
 
 
 class Past:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from coordinator.experiment.analysis.attributes import Attributes, describe
 from coordinator.experiment.analysis.content import Explained
 from coordinator.experiment.analysis.stages import Staged
-from peers.config import Config, NetworkConfig
-from peers.data import Data, Split
+from peers.config.schema import Config, NetworkConfig
+from peers.data.batches import Data, Split
 from peers.probes import features
-from peers.probes.judge import drawn
+from peers.probes.evaluator import drawn
 from peers.probes.knn import knn_accuracy, knn_predict
 
 COURSE_IMAGES = 1000

@@ -18,11 +18,11 @@ from coordinator.experiment.analysis.embedding import aligned, embed
 from coordinator.experiment.analysis.past import Past
 from coordinator.experiment.analysis.probed import Close, Images, Lens, raw
 from coordinator.experiment.analysis.transfer import Transfer
-from peers.config import Config, DataConfig
-from peers.errors import DivergedError, RunFolderError
-from peers.files import write_atomically
+from peers.common.errors import DivergedError, RunFolderError
+from peers.common.files import write_atomically
+from peers.config.schema import Config, DataConfig
 from peers.probes.features import NotFiniteError
-from peers.runfolder import RunFolder, run_name
+from peers.runs.run_folder import RunFolder, run_name
 
 SCHEMA = 1
 FOLDER = "analysis"

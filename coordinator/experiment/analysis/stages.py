@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from peers.config import NetworkConfig
+from peers.config.schema import NetworkConfig
 
 Hook = Callable[[nn.Module, object, Tensor], None]
 

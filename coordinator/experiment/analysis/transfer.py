@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from coordinator.experiment.analysis.attributes import LUMA
 from coordinator.experiment.analysis.course import mean
 from coordinator.experiment.analysis.past import Past
-from peers.config import DataConfig
-from peers.data import Data, open_data
-from peers.probes.judge import Judge
+from peers.config.schema import DataConfig
+from peers.data.batches import Data, open_data
+from peers.probes.evaluator import Judge
 
 
 class Adapter(nn.Module):

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from coordinator.experiment.report import page
 from coordinator.experiment.report.load import load
-from peers.errors import RunFolderError
-from peers.files import write_atomically
+from peers.common.errors import RunFolderError
+from peers.common.files import write_atomically
 
 NAME = "report.html"
 FIGURES = "figures"

@@ -14,9 +14,10 @@ from typing import Any
 
 from coordinator.experiment.results import Results
 from coordinator.experiment.statistics import Comparison, Summary
-from peers import configfile, metrics
-from peers.config import Config
-from peers.errors import RunFolderError
+from peers.common.errors import RunFolderError
+from peers.config import loading as configfile
+from peers.config.schema import Config
+from peers.runs import metrics
 
 _CELL = re.compile(r"(?P<arm>.+)-seed(?P<seed>\d+)")
 _POINT = re.compile(r"p\d+")

@@ -11,8 +11,8 @@ from coordinator.experiment.report.settings import changes
 from coordinator.experiment.report.words import count, general, listed, scrub
 from coordinator.experiment.results import BEFORE, Results
 from coordinator.experiment.statistics import FEWEST_SEEDS, RESAMPLES
-from peers.config import Config, ConsensusConfig, DataConfig, NetworkConfig, OptimizerConfig
-from peers.configfile import DEFAULT_ROUNDS
+from peers.config.loading import DEFAULT_ROUNDS
+from peers.config.schema import Config, ConsensusConfig, DataConfig, NetworkConfig, OptimizerConfig
 
 IMAGES = {
     "digits": (1347, 450),
@@ -151,7 +151,7 @@ def _optimizer(optimizer: OptimizerConfig) -> str:
 
 
 def _selection(rule: str) -> str:
-    from peers.summary import SELECTIONS
+    from peers.runs.summary import SELECTIONS
 
     if rule == "last":
         return "Those after the last round."

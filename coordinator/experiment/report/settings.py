@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from coordinator.experiment.cells import merged
 from coordinator.experiment.matrix import SUPERVISED
 from coordinator.experiment.report.analysed import analysed
 from coordinator.experiment.report.load import ExperimentFolder, SweepFolder
-from peers.config import Config
-from peers.configfile import Tree, dump, plain
+from coordinator.experiment.runs import merged
+from peers.config.loading import Tree, dump, plain
+from peers.config.schema import Config
 
 _OWN = ("run.name", "run.seed", "run.out", "exchange.kind", "group.peers_per_worker")
 """What an experiment sets by itself."""

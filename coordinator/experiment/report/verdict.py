@@ -12,7 +12,7 @@ from coordinator.experiment.report.markup import Section, text
 from coordinator.experiment.report.words import count, interval, listed, scrub, signed
 from coordinator.experiment.results import BEFORE, PIXELS, Results
 from coordinator.experiment.statistics import Comparison, sentence
-from peers.summary import SELECTIONS, TITLES
+from peers.runs.summary import SELECTIONS, TITLES
 
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
 CONTROLS = ("independent", "shuffled", "noise")

@@ -19,13 +19,13 @@ from contextlib import ExitStack, contextmanager
 from types import ModuleType
 
 from coordinator.experiment import runner
-from coordinator.experiment.cells import Cell
 from coordinator.experiment.runner import Course, Ending
+from coordinator.experiment.runs import Cell
 from coordinator.experiment.sweep.live import Live, Seen, mark_stopped, stopped
 from coordinator.experiment.sweep.plan import Sweep, looks, rounds_of
-from coordinator.launch import ray as cluster
 from coordinator.launch.base import Interrupted
-from peers.runfolder import PeerLock
+from coordinator.launch.ray import launcher as cluster
+from peers.runs.run_folder import PeerLock
 
 PATIENCE = 15.0
 """Seconds that the workers of a sweep that was just killed have to be gone."""

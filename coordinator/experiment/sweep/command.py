@@ -18,7 +18,7 @@ from coordinator.experiment import runner
 from coordinator.experiment.runner import Course, Ending
 from coordinator.experiment.sweep import asha
 from coordinator.experiment.sweep.plan import Sweep, load
-from peers.errors import RunFolderError
+from peers.common.errors import RunFolderError
 
 FAILED = 1
 """Exit code where groups have failed."""

@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from coordinator.experiment.sweep.results import Found
-from peers.files import write_atomically
+from peers.common.files import write_atomically
 
 NAMES = ("sweep.json", "results.csv", "results.parquet")
 SCHEMA = 1

@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 
-from peers.config import Config
-from peers.configfile import Tree, nearest
-from peers.errors import ConfigError
+from peers.common.errors import ConfigError
+from peers.config.loading import Tree, nearest
+from peers.config.schema import Config
 
 Kind: TypeAlias = Literal["integer", "number", "other"]
 

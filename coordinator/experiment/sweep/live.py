@@ -8,8 +8,8 @@ import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from peers.files import write_atomically
-from peers.runfolder import RunFolder
+from peers.common.files import write_atomically
+from peers.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

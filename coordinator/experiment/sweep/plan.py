@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.experiment.cells import Cell, make_cell
+from coordinator.experiment.runs import Cell, make_cell
 from coordinator.experiment.sweep import keys
 from coordinator.experiment.sweep.points import Point, points
 from coordinator.experiment.sweep.space import Axis, SweepConfig, SweepSection, axes
-from peers.config import Config
-from peers.configfile import DEFAULT_ROUNDS, Tree, parse_as, read
-from peers.errors import ConfigError
+from peers.common.errors import ConfigError
+from peers.config.loading import DEFAULT_ROUNDS, Tree, parse_as, read
+from peers.config.schema import Config
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.experiment.sweep.space import Axis, SweepSection, Values
-from peers.errors import ConfigError
-from peers.seeds import derive
+from peers.common.errors import ConfigError
+from peers.common.seeds import derive
 
 PATIENCE = 10_000
 """Draws for one point that is unlike all before it."""

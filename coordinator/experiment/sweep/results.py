@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal, TypeAlias
 
-from coordinator.experiment.cells import Cell
+from coordinator.experiment.runs import Cell
 from coordinator.experiment.sweep.live import Seen, stopped
 from coordinator.experiment.sweep.plan import Sweep
 from coordinator.experiment.sweep.points import Point
-from peers import metrics
+from peers.runs import metrics
 
 State: TypeAlias = Literal["finished", "stopped", "failed"]
 

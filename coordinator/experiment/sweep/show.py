@@ -9,7 +9,7 @@ from rich.table import Table
 
 from coordinator.experiment.statistics import summarize
 from coordinator.experiment.sweep.results import Found, Outcome, ranked
-from peers.summary import TITLES
+from peers.runs.summary import TITLES
 
 LONGEST = 20
 """Points in a table."""

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from coordinator.experiment.sweep import keys
-from peers.config import Config, Section
+from peers.config.schema import Config, Section
 
 LARGEST = 10_000
 """Points of a sweep, at most."""

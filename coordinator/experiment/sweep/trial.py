@@ -18,7 +18,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 from coordinator.experiment.sweep.live import Live, Seen
 from coordinator.launch.base import LOOK, PARTING, Ended, failure
 from coordinator.launch.processes import Child, with_parent
-from peers.runfolder import RunFolder
+from peers.runs.run_folder import RunFolder
 
 BEAT = 1.0
 """Seconds after which a trial says that there is no news: only between two answers can Tune stop it."""

@@ -16,7 +16,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from coordinator.experiment.cells import Cell
+from coordinator.experiment.runs import Cell
 from coordinator.experiment.sweep.asha import Points, seen_before, slots
 from coordinator.experiment.sweep.live import Seen
 from coordinator.experiment.sweep.plan import Sweep, looks, rounds_of

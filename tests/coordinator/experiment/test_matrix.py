@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.experiment.cells import merged
 from coordinator.experiment.matrix import CONTROLS, load
-from peers.configfile import identity
-from peers.errors import ConfigError
+from coordinator.experiment.runs import merged
+from peers.common.errors import ConfigError
+from peers.config.loading import identity
 
 
 def written(folder: Path, text: str) -> str:

@@ -15,9 +15,9 @@ import pytest
 from coordinator.launch.base import Ended, WorkerFailedError
 from coordinator.launch.forked import LOST, Fork, ForkServer
 from coordinator.launch.local import modules
-from peers.config import Config
-from peers.errors import ConfigError
-from peers.forkserver import MODULES
+from peers.common.errors import ConfigError
+from peers.config.schema import Config
+from peers.worker.forkserver import MODULES
 from tests.commands import LAUNCH, TINY, rounds_recorded, settings, summary
 from tests.conftest import Start
 from tests.coordinator.service.processes import until
@@ -76,12 +76,12 @@ atexit.register(lambda: print("at exit"))
 def late():
     threading.main_thread().join()
     print("a thread")
-import peers.worker
-inner = peers.worker.main
+import peers.worker.worker
+inner = peers.worker.worker.main
 def main(arguments):
     threading.Thread(target=late).start()
     return inner(arguments)
-peers.worker.main = main
+peers.worker.worker.main = main
 """
 """A library that has something to do when a process ends."""
 
@@ -129,7 +129,7 @@ def test_a_launch_outlives_what_it_forks_from(start: Start, tmp_path: Path) -> N
     running = start((*LAUNCH, "empty.yaml", *flags))
     running.until(lambda: rounds_recorded(folder) > 30)
     below = psutil.Process(running.process.pid).children()
-    (server,) = [process for process in below if "peers.forkserver" in process.cmdline()]
+    (server,) = [process for process in below if "peers.worker.forkserver" in process.cmdline()]
     server.kill()
     code, output = running.wait()
     assert code == 0, output

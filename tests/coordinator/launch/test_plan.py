@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.launch.plan import TRAVELLING, make_plan
-from peers.configfile import load, parse
-from peers.errors import ConfigError
-from peers.place import Place, hosted, with_group
+from peers.common.errors import ConfigError
+from peers.config.loading import load, parse
+from peers.worker.placement import Place, hosted, with_group
 
 
 def test_text_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from coordinator.launch.progress import Display, Follower, Status
-from peers.metrics import forget_after
-from peers.runfolder import RunFolder, append_line
+from peers.runs.metrics import forget_after
+from peers.runs.run_folder import RunFolder, append_line
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.launch.base import Ended
 from coordinator.launch.fixed import cause
-from peers.errors import ConfigError, DivergedError, ExchangeError
+from peers.common.errors import ConfigError, DivergedError, ExchangeError
 
 KILLED, CRASHED, LOST = -9, 1, ExchangeError.exit_code
 

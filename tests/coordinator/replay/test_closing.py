@@ -14,8 +14,8 @@ from coordinator.replay.closing import close
 from coordinator.replay.history import Round
 from coordinator.service.aggregate import Aggregator, Block
 from coordinator.service.rounds import Publication, Settled
-from peers.draws import Rule
-from peers.exchange.tree import tree_sum
+from peers.common.summation import tree_sum
+from peers.method.target_selection import Rule
 from protos.consensus_pb2 import FLOAT32, OK
 from protos.tensors import NAMES, Float32, as_sent, from_wire, to_wire
 from tests.coordinator.service.settled import BATCH

@@ -17,13 +17,13 @@ from coordinator.replay import replay
 from coordinator.replay.closing import close
 from coordinator.replay.history import Round
 from coordinator.service.journal import FILE
-from peers import configfile
-from peers.data import Schedule
-from peers.draws import Rule
-from peers.journal import Journal, Life, Skip, Terms
-from peers.peer import Peer
-from peers.preflight import check
-from peers.runfolder import RunFolder
+from peers.config import loading as configfile
+from peers.data.batches import Schedule
+from peers.method.peer import Peer
+from peers.method.target_selection import Rule
+from peers.runs.journal import Journal, Life, Skip, Terms
+from peers.runs.run_folder import RunFolder
+from peers.worker.preflight import check
 from tests.peers.groups import CPU, one_thread
 
 CONFIG = configfile.parse(

@@ -6,11 +6,11 @@ import json
 import signal
 from pathlib import Path
 
-from coordinator import console
+from coordinator import status as console
 from coordinator.replay import replay
 from coordinator.service.journal import FILE
-from peers.exchange.stream_access import Access
-from peers.jsonl import objects
+from peers.common.json_lines import objects
+from peers.transport.access import Access
 from tests.commands import TINY, rounds_recorded
 from tests.conftest import Start
 from tests.faults.elastic import ElasticGroup

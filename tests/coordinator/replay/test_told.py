@@ -11,8 +11,8 @@ import pytest
 
 from coordinator.replay.history import Stretch, told
 from coordinator.replay.lives import Lives, lineage
-from peers.errors import RunFolderError
-from peers.journal import Life, Skip, Terms
+from peers.common.errors import RunFolderError
+from peers.runs.journal import Life, Skip, Terms
 
 DIGEST = "0" * 32
 HEAD: tuple[Mapping[str, Any], ...] = (

@@ -13,9 +13,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import (
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import (
     Admission,
     Ended,
     Expelled,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coordinator.service.settings import ServiceSettings
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import PeerWish, WorkerInfo
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import PeerWish, WorkerInfo
 from tests.coordinator.service.settled import settings
 
 ROOT = Path(__file__).parents[3]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from peers.exchange.stream_access import Access
+from peers.transport.access import Access
 from protos import consensus_pb2 as pb
 from protos.consensus_pb2_grpc import CoordinatorStub
 from protos.frames import Assembler, Frame, encode

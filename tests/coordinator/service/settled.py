@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coordinator.service.settings import ServiceSettings
-from peers.draws import Rule
+from peers.method.target_selection import Rule
 
 BATCH = b"b" * 16
 

@@ -18,11 +18,11 @@ from typing import Any
 import grpc
 import pytest
 
-from coordinator.security import make_certs
+from coordinator.certificates import make_certs
 from coordinator.service import auth
 from coordinator.service.settings import Tls
-from peers.exchange.lane import KEY_BYTES, LENGTH
-from peers.exchange.stream_access import Access
+from peers.transport.access import Access
+from peers.transport.lane import KEY_BYTES, LENGTH
 from protos import consensus_pb2 as pb
 from protos.consensus_pb2_grpc import CoordinatorStub
 from tests.coordinator.service.besieged import SETTLED, TOKEN, Besieged, besieged

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from coordinator.service.aggregate import Aggregator, Block, SumTree, robust
 from coordinator.service.rounds import Publication, Settled
-from peers.draws import Rule, trimmed
-from peers.exchange.tree import tree_sum
-from peers.targets import median, trimmed_mean
+from peers.common.summation import tree_sum
+from peers.method.target_selection import Rule, trimmed
+from peers.method.targets import median, trimmed_mean
 from protos.consensus_pb2 import AGGREGATE, BFLOAT16, FLOAT32, MEMBERS, OK, TOTAL, WireDtype
 from protos.tensors import Float32, from_wire, to_wire
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from coordinator.service.lanes import Lanes
-from peers.draws import Rule
-from peers.exchange.broadcast import SLOTS, Broadcast, OverwrittenError, Reception
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_outcomes import RoundResult
+from peers.method.target_selection import Rule
+from peers.transport.broadcast import SLOTS, Broadcast, OverwrittenError, Reception
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import RoundResult
 from tests.coordinator.service.processes import coordinator, info, together
 from tests.coordinator.service.settled import BATCH
 

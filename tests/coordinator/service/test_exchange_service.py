@@ -13,11 +13,11 @@ import torch
 import xxhash
 
 from coordinator.service.aggregate import robust
-from peers.draws import Rule
-from peers.errors import DisagreementError, ExchangeError
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_outcomes import Ended, Late, Outcome, RefusedError, RoundResult, Void
-from peers.exchange.tree import tree_sum
+from peers.common.errors import DisagreementError, ExchangeError
+from peers.common.summation import tree_sum
+from peers.method.target_selection import Rule
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import Ended, Late, Outcome, RefusedError, RoundResult, Void
 from protos.consensus_pb2 import INDEX_HELD, OVER, RUNNING
 from protos.tensors import NAMES, Float32, as_sent
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together

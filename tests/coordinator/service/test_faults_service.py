@@ -15,14 +15,14 @@ import numpy as np
 import psutil
 import pytest
 
-from coordinator.console import current
-from coordinator.security import make_certs
+from coordinator.certificates import make_certs
 from coordinator.service.settings import Tls
 from coordinator.service.store import FILE
-from peers.exchange.shared import FOLDER
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import Ended, RoundResult
+from coordinator.status import current
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import Ended, RoundResult
+from peers.transport.shared_memory import FOLDER
 from tests.coordinator.service.processes import (
     ROOT,
     Coordinator,

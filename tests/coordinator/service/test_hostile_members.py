@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.service.entrance import MAX_INCARNATION, judge, wishes
 from coordinator.service.group import Group
+from coordinator.service.join_policy import MAX_INCARNATION, judge, wishes
 from coordinator.service.membership import REMEMBERED, Wish, Worker
 from coordinator.service.rounds import Publication
 from coordinator.service.servicer import _report_problem

@@ -18,8 +18,8 @@ from coordinator.service.journal import FILE
 from coordinator.service.membership import Worker
 from coordinator.service.rounds import Settled
 from coordinator.service.store import Store, forget
-from peers.errors import RunFolderError
-from peers.jsonl import objects
+from peers.common.errors import RunFolderError
+from peers.common.json_lines import objects
 from protos.consensus_pb2 import FLOAT32, OK, TOTAL
 from tests.coordinator.service import settled as made
 from tests.coordinator.service.test_group import join, publish

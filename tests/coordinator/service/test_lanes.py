@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.security import make_certs
+from coordinator.certificates import make_certs
 from coordinator.service.settings import Tls
-from peers.exchange.lane import KEY_BYTES, LENGTH, READ_AHEAD, Inbox, Lane, laid
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import RoundResult
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
+from peers.transport.lane import KEY_BYTES, LENGTH, READ_AHEAD, Inbox, Lane, laid
+from peers.transport.outcomes import RoundResult
 from protos.frames import Buffer, Frame, FrameTooLargeError
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together, until
 from tests.coordinator.service.settled import BATCH
@@ -93,7 +93,7 @@ class Pair:
 def lanes(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
     """All lanes that clients of this process make."""
     Watched.made = []
-    monkeypatch.setattr("peers.exchange.stream_link.Lane", Watched)
+    monkeypatch.setattr("peers.transport.link.Lane", Watched)
     return Watched.made
 
 

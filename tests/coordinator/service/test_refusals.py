@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from peers.exchange.stream_outcomes import Outcome, RoundResult
+from peers.transport.outcomes import Outcome, RoundResult
 from protos import consensus_pb2 as pb
 from protos.frames import PREFIX, encode
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together, until

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.service.group import COMPLETE, Parked
 from coordinator.service.membership import Wish, Worker
-from coordinator.service.relay import NO_BATCH, Above, Await, Closed, Enter, HandIn, Part, RelayGroup
+from coordinator.service.relay.group import NO_BATCH, Above, Await, Closed, Enter, HandIn, Part, RelayGroup
 from coordinator.service.rounds import Publication, Receipt, Settled
 from protos.consensus_pb2 import BATCH_MISMATCH, EXPELLED, FORMING, LATE, OK, OVER, RUNNING, VOID, WAITING
 from tests.coordinator.service.settled import BATCH, settings

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from coordinator.service.group import Ended, Group, Parked
 from coordinator.service.membership import Gone, Wish, Worker
-from coordinator.service.relay import Await, Closed, Enter, Errand, HandIn, RelayGroup
+from coordinator.service.relay.group import Await, Closed, Enter, Errand, HandIn, RelayGroup
 from coordinator.service.rounds import OpenRound, Publication, Settled
 from protos.consensus_pb2 import ENDED, EXPELLED, FORMING, INDEX_HELD, LATE, OK, OVER
 from tests.coordinator.service.settled import BATCH, settings

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.service.aggregate import robust
-from peers.draws import trimmed
-from peers.targets import median, trimmed_mean
+from peers.method.target_selection import trimmed
+from peers.method.targets import median, trimmed_mean
 from protos.tensors import Float32
 
 LARGEST = float(np.finfo(np.float32).max)

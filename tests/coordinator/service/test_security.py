@@ -12,12 +12,12 @@ import grpc
 import pytest
 from cryptography import x509
 
-from coordinator.security import Certificates, make_certs
+from coordinator.certificates import Certificates, make_certs
 from coordinator.service.settings import Tls
-from peers.errors import ConfigError, ExchangeError
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import Admission
+from peers.common.errors import ConfigError, ExchangeError
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import Admission
 from protos import consensus_pb2 as pb
 from protos.consensus_pb2_grpc import CoordinatorStub
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from coordinator.service.advertised import advertised
-from coordinator.service.fromconfig import settings_of
+from coordinator.service.from_config import settings_of
 from coordinator.service.settings import ServiceSettings, Tls
-from peers.configfile import parse
-from peers.draws import Rule
-from peers.errors import ConfigError
-from peers.hosts import own_address
+from peers.common.errors import ConfigError
+from peers.common.hosts import own_address
+from peers.config.loading import parse
+from peers.method.target_selection import Rule
 from tests.coordinator.service.settled import settings
 
 TOKEN = "t" * 32

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from peers.exchange import shared
-from peers.exchange.shared import FOLDER, NONCE_BYTES, Segment, room_for, sweep
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_outcomes import RoundResult
+from peers.transport import shared_memory as shared
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import RoundResult
+from peers.transport.shared_memory import FOLDER, NONCE_BYTES, Segment, room_for, sweep
 from protos.tensors import Float32
 from tests.coordinator.service.processes import ROOT, coordinator, info, together, until
 from tests.coordinator.service.settled import BATCH
@@ -129,7 +129,7 @@ def test_what_is_not_the_offered_segment_is_refused(tmp_path: Path, monkeypatch:
 def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_are_not() -> None:
     """A process that died between creating and unlinking leaves a file; the next start removes it, and no other."""
     code = (
-        "import os; from peers.exchange.shared import Segment; "
+        "import os; from peers.transport.shared_memory import Segment; "
         "made = Segment.create(64, 64); print(made[0].name, flush=True); os._exit(1)"
     )
     done = subprocess.run(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_access import Access
-from peers.exchange.stream_outcomes import RoundResult
+from peers.transport.access import Access
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import RoundResult
 from protos import consensus_pb2 as pb
 from protos.consensus_pb2_grpc import CoordinatorStub
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together, until

@@ -11,7 +11,7 @@ from coordinator.service.aggregate import Outcome
 from coordinator.service.group import Group
 from coordinator.service.rounds import Settled
 from coordinator.service.store import FILE, Store
-from peers.errors import RunFolderError
+from peers.common.errors import RunFolderError
 from protos.consensus_pb2 import FLOAT32, OK, TOTAL
 from protos.tensors import Float32, to_wire
 from tests.coordinator.service.settled import BATCH, settings

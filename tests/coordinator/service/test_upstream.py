@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from coordinator.service.aggregate import digest
-from coordinator.service.upstream import batches
-from peers.errors import DisagreementError, ExchangeError
-from peers.exchange.stream import StreamClient
-from peers.exchange.stream_outcomes import Ended, Outcome, RoundResult
+from coordinator.service.relay.upstream import batches
+from peers.common.errors import DisagreementError, ExchangeError
+from peers.transport.client import StreamClient
+from peers.transport.outcomes import Ended, Outcome, RoundResult
 from protos.consensus_pb2 import RUNNING, WAITING
 from protos.tensors import Float32
 from tests.coordinator.service.light_peer import batch

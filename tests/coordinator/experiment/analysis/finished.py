@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from peers import networks, snapshots
-from peers.config import Config
-from peers.configfile import parse
-from peers.runfolder import RunFolder
+from peers.config.loading import parse
+from peers.config.schema import Config
+from peers.networks import registry as networks
+from peers.runs import snapshots
+from peers.runs.run_folder import RunFolder
 
 SECTIONS: dict[str, Any] = {
     "data": {"name": "synthetic", "image_size": 8, "channels": 3, "images": 200, "batch": 16},

@@ -19,11 +19,11 @@ from coordinator.experiment.analysis.course import measure
 from coordinator.experiment.analysis.past import Past
 from coordinator.experiment.analysis.probed import Images, attributes_of, raw
 from coordinator.experiment.analysis.run import analyse
-from peers import snapshots
-from peers.data import Split, open_data
-from peers.errors import CheckpointError, DivergedError, RunFolderError
+from peers.common.errors import CheckpointError, DivergedError, RunFolderError
+from peers.data.batches import Split, open_data
 from peers.probes.features import extract, with_norm_statistics
 from peers.probes.knn import knn_accuracy
+from peers.runs import snapshots
 from tests.coordinator.experiment.analysis.finished import config_of, disturbed, end
 
 CPU = torch.device("cpu")

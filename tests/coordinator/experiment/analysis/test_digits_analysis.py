@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from coordinator.experiment.analysis.run import analyse
-from peers.config import Config
-from peers.configfile import parse
-from peers.data import open_data
-from peers.place import Place, with_group
-from peers.process import StopSignal
-from peers.runfolder import RunFolder
-from peers.worker import work
+from peers.config.loading import parse
+from peers.config.schema import Config
+from peers.data.batches import open_data
+from peers.runs.run_folder import RunFolder
+from peers.worker.placement import Place, with_group
+from peers.worker.process import StopSignal
+from peers.worker.worker import work
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from coordinator.experiment.analysis import pictures
 from coordinator.experiment.analysis.embedding import aligned, embed
 from coordinator.experiment.analysis.pictures import GAP, LARGEST, OTHER, SAME, TILE
-from peers import networks
-from peers.config import NetworkConfig
+from peers.config.schema import NetworkConfig
+from peers.networks import registry as networks
 
 
 def opened(data: bytes) -> np.ndarray:

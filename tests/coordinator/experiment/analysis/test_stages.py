@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from coordinator.experiment.analysis.stages import Staged
-from peers import networks
-from peers.config import NetworkConfig
+from peers.config.schema import NetworkConfig
+from peers.networks import registry as networks
 
 
 def make(shape: tuple[int, int, int], **settings: Any) -> tuple[NetworkConfig, nn.Module]:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from coordinator.experiment.analysis.past import Past
 from coordinator.experiment.analysis.transfer import Adapter, Transfer
-from peers.config import DataConfig
-from peers.data import Data, open_data
-from peers.errors import ConfigError, DataError
-from peers.probes.judge import Judge
+from peers.common.errors import ConfigError, DataError
+from peers.config.schema import DataConfig
+from peers.data.batches import Data, open_data
+from peers.probes.evaluator import Judge
 from tests.coordinator.experiment.analysis.finished import config_of, disturbed, end
 
 CPU = torch.device("cpu")

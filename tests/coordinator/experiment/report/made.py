@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib import image
 
 from coordinator.experiment import matrix, results
-from coordinator.experiment.cells import Cell, make_cell
-from peers.configfile import dump
+from coordinator.experiment.runs import Cell, make_cell
+from peers.config.loading import dump
 
 ARMS = ("consensus", "independent", "shuffled")
 SEEDS = (0, 1, 2, 3, 4)

@@ -16,8 +16,8 @@ from coordinator.experiment import matrix
 from coordinator.experiment.report import command, load, palette, settings, words
 from coordinator.experiment.report.course import MOST, of_records, over_groups, thinned
 from coordinator.experiment.results import Results
-from peers.configfile import dump
-from peers.errors import RunFolderError
+from peers.common.errors import RunFolderError
+from peers.config.loading import dump
 from tests.coordinator.experiment.report import made
 
 

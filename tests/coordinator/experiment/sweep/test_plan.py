@@ -9,7 +9,7 @@ import pytest
 from coordinator.experiment.sweep import keys
 from coordinator.experiment.sweep.asha import all_looks
 from coordinator.experiment.sweep.plan import load
-from peers.errors import ConfigError
+from peers.common.errors import ConfigError
 
 ROOT = Path(__file__).parents[4]
 

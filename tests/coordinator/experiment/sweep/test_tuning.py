@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from coordinator.experiment import runner
-from coordinator.experiment.cells import Cell
 from coordinator.experiment.runner import Course, Ending
+from coordinator.experiment.runs import Cell
 from coordinator.experiment.sweep import asha, trial
 from coordinator.experiment.sweep.live import Seen, mark_stopped, stopped
 from coordinator.experiment.sweep.plan import Sweep, load
 from coordinator.experiment.sweep.tuning import Asha
 from coordinator.launch.processes import Child
-from peers.runfolder import append_line
+from peers.runs.run_folder import append_line
 
 SWEEP = """
 sweep: {name: made, method: asha, samples: 4, seeds: [0], asha: {factor: 2}, space: {data.batch: [32, 64, 128, 256]}}

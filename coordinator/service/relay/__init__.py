@@ -1,0 +1,1 @@
+"""Relays: a coordinator below another one, which sums for its own members."""

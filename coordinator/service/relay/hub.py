@@ -1,0 +1,131 @@
+"""Drives a relay: a hub whose rounds the coordinator above closes.
+
+Downwards it is a `Hub` like any other. What its group wants done above goes to `Upstream`, and what became of it comes
+back as steps of its own, each alone and kept before anybody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from coordinator.service.aggregate import Aggregator, Outcome
+from coordinator.service.hub import Hub
+from coordinator.service.metrics import Metrics
+from coordinator.service.relay.group import Above, Errand, HandIn, RelayGroup
+from coordinator.service.relay.upstream import Answered, Failed, Opened, Over, Told, Upstream
+from coordinator.service.rounds import Settled
+from coordinator.service.settings import ServiceSettings
+from coordinator.service.store import Store
+from peers.transport.access import Access
+from protos.consensus_pb2 import FLOAT32, FORMING, OVER, TOTAL, WAITING
+
+logger = logging.getLogger(__name__)
+
+
+class RelayHub(Hub):
+    """One relay's side of a run, driven.
+
+    Args:
+        settings: the operator's, as `upstream.below` made them.
+        store: where everything is kept.
+        metrics: what is counted.
+        access: to the coordinator above.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        store: Store,
+        metrics: Metrics,
+        access: Access,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._relay = RelayGroup(settings, clock())
+        super().__init__(settings, store, metrics, clock, self._relay)
+        self.upstream = access.address
+        self._loop = asyncio.get_running_loop()
+        self._news: asyncio.Queue[Told] = asyncio.Queue()
+        self._above = Upstream(access, settings, self._hear)
+        self._answered: Answered | None = None
+        self._heeding: asyncio.Future[None] | None = None
+        self._known = -1
+
+    def listening(self) -> None:
+        """See `Hub.listening`; from now on the coordinator above hears of this relay."""
+        super().listening()
+        self._above.start()
+        self._heeding = asyncio.ensure_future(self._heed())
+        self._heeding.add_done_callback(self._heeded)
+
+    def close(self) -> None:
+        """See `Hub.close`."""
+        if self._heeding is not None:
+            self._heeding.cancel()
+        self._above.close()
+        super().close()
+
+    @property
+    def awaits_leave(self) -> bool:
+        """See `Hub.awaits_leave`; this relay leaves last, with its peers' last words, and brings the others'."""
+        leaving = self._relay.phase == OVER and self._relay.above in (Above.IN, Above.PARTING)
+        return leaving or super().awaits_leave
+
+    def _hear(self, told: Told) -> None:
+        """Called in the thread of `Upstream`."""
+        self._loop.call_soon_threadsafe(self._news.put_nowait, told)
+
+    async def _heed(self) -> None:
+        while True:
+            await self._step(self._take(await self._news.get()))
+
+    def _heeded(self, task: asyncio.Future[None]) -> None:
+        exc = None if task.cancelled() else task.exception()
+        if isinstance(exc, Exception):
+            self.fail(exc)
+
+    async def _take(self, told: Told) -> None:
+        now = self.clock()
+        if isinstance(told, Failed):
+            raise told.error
+        if isinstance(told, Opened):
+            self._relay.opened(told.round, now)
+        elif isinstance(told, Answered):
+            self._answered = told
+            self._relay.closed(told.closed, now)
+        elif isinstance(told, Over):
+            logger.warning("no more of the group above, at %s: %s", self.upstream, told.reason)
+            self._relay.ended(told.reason, now, member=told.member)
+        else:
+            self.reports.update(told.reports)
+            self._relay.parted(now)
+        await self._flush()
+        self.changed.set()  # somebody may wait for no more than that this relay has left
+        self.changed = asyncio.Event()
+
+    async def _flush(self, reports: Mapping[int, bytes] | None = None) -> None:
+        await super()._flush(reports)
+        if self._known != self.group.membership.version or self.group.phase in (FORMING, WAITING):
+            self._known = self.group.membership.version
+            self._above.absent(self._relay.absent())
+        for errand in self._relay.take_errands():
+            await self._run_errand(errand)
+
+    async def _run_errand(self, errand: Errand) -> None:
+        if isinstance(errand, HandIn):
+            total = await self._compute(self._aggregator.partial, errand.batch) if errand.peers else None
+            self._above.send(errand, total=total)
+        else:
+            self._above.send(errand, agreed=dict(self.agreed), reports=dict(self.reports))
+
+    def _collecting(self, ids: Sequence[int]) -> Aggregator:
+        return Aggregator(self.settings.rule, ids)  # its sum goes up, and is not what will be kept
+
+    async def _outcome(self, settled: Settled) -> Outcome:
+        """The whole group's total, in place of this relay's own sum."""
+        if settled.whole is None or self._answered is None:
+            return Outcome(settled)
+        return Outcome(settled, TOTAL, self._answered.digest, FLOAT32, {-1: self._answered.total})

@@ -1,0 +1,1 @@
+"""The configuration of a run: its schema, how it is loaded, and the credentials that it names."""

@@ -1,0 +1,1 @@
+"""The method: peers, target selection, targets, losses."""

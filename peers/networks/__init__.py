@@ -1,0 +1,1 @@
+"""Networks: built-in architectures, their output widths and their random initial weights."""

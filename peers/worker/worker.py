@@ -1,0 +1,361 @@
+"""What a worker process does: hosts one peer, or several, from joining the group to the summary.
+
+Under torchrun it takes its rank and rendezvous from the environment; alone it hosts the whole group in process.
+This is the composition root: everything that a worker is made of is made here. Exit codes: see `peers.common.errors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from peers.common.errors import ConfigError, PeersError
+from peers.common.memory import keep_memory
+from peers.config import loading as configfile
+from peers.config.schema import Config
+from peers.exchange.base import Exchange, Hello, Ticket
+from peers.exchange.collective import CollectiveExchange
+from peers.exchange.inprocess import InProcessGroup
+from peers.method.peer import Peer
+from peers.method.target_selection import Rule
+from peers.runs import snapshots, summary
+from peers.runs.checkpoint import Checkpoints
+from peers.runs.journal import Journal, Life, Terms
+from peers.runs.metrics import Recorder, forget_after
+from peers.runs.run_folder import Existing, PeerLock, run_name
+from peers.worker.placement import Place, compute_threads, device_of, hosted, with_group
+from peers.worker.pool import Crew
+from peers.worker.preflight import check, saved_rounds
+from peers.worker.process import StopSignal, end_with_parent, log_to_file, set_up_logging
+from peers.worker.trainer import Trainer
+
+logger = logging.getLogger("peers.worker")
+
+PATIENCE = 10.0
+"""Seconds that the process which hosted a peer before has to be gone: it may just have been killed."""
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How a worker meets its group.
+
+    Attributes:
+        ids: peers that it hosts, or wishes to host.
+        any_id: the ids are only a number of peers; the coordinator gives the real ones.
+    """
+
+    ids: tuple[int, ...]
+    any_id: bool = False
+
+
+class Worker:
+    """The parts of one worker, made in the order in which they can fail, cheapest first.
+
+    Args:
+        config: with `group.peers` settled.
+        place: among the other workers.
+        existing: what to do with a run that is already there.
+        membership: which peers it hosts.
+        stop: tells whether it was asked to stop.
+    """
+
+    def __init__(
+        self, config: Config, place: Place, existing: Existing, membership: Membership, stop: StopSignal
+    ) -> None:
+        self.config, self.place, self.existing = config, place, existing
+        self.membership, self.stop = membership, stop
+        self.device = device_of(config, place)
+        self.grounds = check(config, self.device)
+        self.folder = self.grounds.folder
+        if config.exchange.kind == "coordinator":
+            self.folder.enter(config)
+        elif place.rank == 0:
+            self.folder.prepare(config, existing)
+        ids = membership.ids
+        self.saved: dict[int, tuple[int, ...]] = dict.fromkeys(ids, ())
+        if existing == "resume" and not membership.any_id:
+            self.saved = saved_rounds(config, self.grounds, ids)
+        threads = compute_threads(config.group.threads, len(ids) * place.local_world)
+        if config.exchange.kind == "coordinator":
+            threads = config.group.threads or 1  # others may share the host, and this worker cannot know
+        self.crew = Crew(len(ids), self.device, threads, place.local_world)
+        self.exchange, self.kind = self._exchange()
+        self.peers: list[Peer] = []
+        self.spent = 0.0
+
+    def run(self) -> None:
+        """Join, train, judge, leave."""
+        ticket = self.exchange.join(self._hello())
+        ids = sorted(ticket.incarnations)
+        self.folder.enter(self.config)  # the lead's may be on the disk of another host
+        logger.info("process %d hosts peers %s of %s on %s", os.getpid(), ids, list(ticket.members), self.device)
+        locks = [PeerLock(self.folder, i, PATIENCE if self.existing == "resume" else 0.0) for i in ids]
+        log_to_file(self.folder.logs / f"worker-{ids[0] if self.exchange.elastic else self.place.rank}.log")
+        journal = Journal(self.folder, ids)
+        self.peers = [self._peer(i, ticket) for i in ids]
+        first = self._restore(ticket, journal)
+        self._train(first, journal)
+        for lock in locks:
+            lock.release()
+
+    def close(self) -> None:
+        """Release threads and sockets."""
+        self.crew.close()
+        self.exchange.close()
+
+    def _peer(self, peer: int, ticket: Ticket) -> Peer:
+        """A peer, as the incarnation that its checkpoint remembers, or as the one that it was admitted as."""
+        incarnation = ticket.incarnations[peer]
+        if self.saved.get(peer):
+            incarnation = self._checkpoints(peer).record(self.saved[peer][-1])["incarnation"]
+        data = self.grounds.data
+        return Peer(self.config, peer, data.shape, self.grounds.rounds, self.device, incarnation)
+
+    def _checkpoints(self, peer: int) -> Checkpoints:
+        return self.grounds.checkpoints(self.config, peer)
+
+    def _exchange(self) -> tuple[Exchange, str]:
+        times = self.config.exchange
+        if times.kind == "coordinator":
+            return self._coordinated(), "coordinator"
+        if times.kind == "inprocess" or (times.kind == "auto" and self.place.world == 1):
+            group = InProcessGroup(1, round_deadline=times.round_deadline, join_window=times.join_window)
+            return group.exchange(), "inprocess"
+        collective = CollectiveExchange(
+            self.device,
+            round_deadline=times.round_deadline,
+            join_window=times.join_window,
+            interface=times.interface,
+        )
+        return collective, "collective"
+
+    def _coordinated(self) -> Exchange:
+        from peers.config.credentials import access  # imports gRPC: only this exchange needs it
+        from peers.exchange.coordinated import CoordinatedExchange
+
+        times = self.config.exchange
+        if times.address is None:
+            raise ConfigError("exchange.kind = 'coordinator' needs the coordinator's address: --coordinator HOST:PORT")
+        return CoordinatedExchange(
+            access(self.config, times.address),
+            run_name(self.config),
+            self.device,
+            join_window=times.join_window,
+            shared_memory=times.shared_memory,
+            any_id=self.membership.any_id,
+            stopping=self.stop.requested,
+        )
+
+    def _hello(self) -> Hello:
+        return Hello(
+            peers=self.membership.ids,
+            group=self.config.group.peers or 0,
+            shape=(self.config.data.batch, self.grounds.width),
+            agreed={
+                "configuration digest": configfile.identity_digest(self.grounds.facts),
+                "data fingerprint": self.grounds.data.fingerprint,
+                "rounds": str(self.grounds.rounds),
+            },
+            saved=self.saved,
+            rule=Rule.of(self.config.consensus, self.config.run.seed),
+            wire=self.config.exchange.wire,
+        )
+
+    def _restore(self, ticket: Ticket, journal: Journal) -> int:
+        """Bring the peers to the round that the group begins at, as the journal is told; returns it.
+
+        A fixed group begins where all have saved. In an elastic one a peer that comes back takes its own newest
+        checkpoint, however old, and goes on with the group's round.
+        """
+        first, newest = ticket.first_round, 0
+        terms = Terms.of(sorted(ticket.incarnations), self.kind, self.device)
+        for peer in self.peers:
+            own = [round_ for round_ in self.saved.get(peer.id, ()) if round_ <= first]
+            newest = own[-1] if own else 0
+            if newest:
+                self.spent = max(self.spent, self._checkpoints(peer.id).load(peer, newest)["seconds"])
+                logger.info("peer %d resumed at round %d from its checkpoint of round %d", peer.id, first, newest)
+            elif self.saved.get(peer.id):
+                logger.warning("not all peers have saved a common round: peer %d begins again", peer.id)
+            self._checkpoints(peer.id).discard_after(newest)
+            admitted = ticket.incarnations[peer.id]
+            journal.begin(peer.id, Life(first, peer.incarnation, newest, admitted, ticket.epoch, terms))
+        if self.place.rank == 0 and not self.exchange.elastic:
+            forget_after(self.folder, first)
+        return first
+
+    def _train(self, first: int, journal: Journal) -> None:
+        recorder = Recorder(self.folder, [peer.id for peer in self.peers], first, self.config.metrics.tensorboard)
+        before = {peer.id: self.grounds.judge.live(peer.initial_network()) for peer in self.peers}
+        began = time.perf_counter()
+        try:
+            trainer = Trainer(
+                self.config,
+                self.peers,
+                self.exchange,
+                self.grounds.data,
+                self.grounds.rounds,
+                self.crew,
+                recorder,
+                live=lambda peer: self.grounds.judge.live(peer.network),
+                save=lambda peer, done: self._save(peer, done, time.perf_counter() - began),
+                stopping=self.stop.requested,
+                live_before=before,
+                keep=lambda peer, done: snapshots.save(self.folder, peer.id, done, peer.network),
+                snapshots=snapshots.chosen(self.config.checkpoint.snapshots, self.grounds.rounds),
+                journal=journal,
+            )
+            done = trainer.run(first)
+        finally:
+            recorder.close()
+        self.spent += time.perf_counter() - began
+        if done < self.grounds.rounds:
+            self._part(done, trainer.ended)
+        else:
+            self._conclude(done)
+
+    def _save(self, peer: Peer, done: int, seconds: float) -> None:
+        self._checkpoints(peer.id).save(peer, done, {"seconds": self.spent + seconds})
+
+    def _part(self, done: int, ended: str | None) -> None:
+        """Leave before the last round: stopped, or the run ended without this worker's doing."""
+        self.exchange.leave({peer.id: {} for peer in self.peers})
+        why = f": {ended}" if ended else ""
+        logger.info("stopped after round %d of %d%s; saved; --resume auto continues", done, self.grounds.rounds, why)
+
+    def _conclude(self, done: int) -> None:
+        """Judge the peers as they were and as they are, hand in the reports; the lead writes the summary."""
+        reports = dict(zip([peer.id for peer in self.peers], self.crew.map(self._report, self.peers), strict=True))
+        handed_in = {peer: report for peer, report in self.exchange.leave(reports).items() if report}
+        everyone, wrong = summary.sound(handed_in, next(iter(reports.values()))["final"])
+        for peer, why in sorted(wrong.items()):
+            logger.warning("the report of peer %d is left out: %s", peer, why)
+        if min(everyone) in reports:
+            pixels = self.grounds.judge.pixels()
+            result = summary.summarize(self.config, self.kind, done, pixels, everyone)
+            result["gpu"] = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+            summary.write(self.folder, result)
+            logger.info("results in %s", self.folder.path)
+            sys.stdout.write(summary.table(result) + "\n")
+
+    def _report(self, peer: Peer) -> dict[str, Any]:
+        baseline = self.grounds.judge.network(peer.initial_network())
+        final = self.grounds.judge.network(peer.selected_network())
+        logger.info("peer %d: at initialization %s; now %s", peer.id, _scores(baseline), _scores(final))
+        return {
+            "network": self.config.network_of(peer.id).name,
+            "incarnation": peer.incarnation,
+            "pid": os.getpid(),
+            "baseline": baseline,
+            "final": final,
+            "stepped": peer.stepped,
+            "skips": dict(peer.skips),
+            "selected": None if peer.selection.kept is None else peer.selection.kept.round,
+            "seconds": self.spent,
+        }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a worker as this process; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    stop = StopSignal()
+    try:
+        place = Place.of()
+    except PeersError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return exc.exit_code
+    set_up_logging(place)
+    stop.install()
+    end_with_parent()
+    sets = list(options.set)
+    if options.coordinator is not None:
+        sets += ["exchange.kind=coordinator", f"exchange.address={options.coordinator}"]
+    existing: Existing = "overwrite" if options.overwrite else "refuse"
+    if options.resume == "auto" or place.restarts:
+        existing = "resume"
+    try:
+        config = configfile.load(options.config, sets)
+    except PeersError as exc:
+        logger.error("%s", exc)
+        return exc.exit_code
+    return work(config, place, existing, stop, first=options.peer)
+
+
+def work(config: Config, place: Place, existing: Existing, stop: StopSignal, *, first: int | None = None) -> int:
+    """Run a worker in this thread; returns its exit code.
+
+    Args:
+        config: as loaded.
+        place: among the other workers; those of a fixed group meet where the environment says.
+        existing: what to do with a run that is already there.
+        stop: asks it to save and end.
+        first: the first of the peers that it hosts, where a coordinator is asked for it.
+    """
+    keep_memory()
+    try:
+        config = with_group(config, place)
+        worker = Worker(config, place, existing, _membership(config, place, first), stop)
+        try:
+            worker.run()
+        finally:
+            worker.close()
+    except PeersError as exc:
+        logger.error("%s", exc)
+        return exc.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m peers.worker",
+        description="Hosts one peer of a group, or several. Without arguments: the bundled digits and 4 peers "
+        "(under torchrun one for each process).",
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML configuration")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="change one value, e.g. run.seed=1; repeatable"
+    )
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="exchange through the coordinator at this address")
+    parser.add_argument(
+        "--peer",
+        metavar="ID",
+        type=int,
+        help="with --coordinator: be this peer (the first of those hosted); by default whichever is free",
+    )
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--resume", choices=["auto", "never"], default="never", help="auto: continue from the newest common checkpoint"
+    )
+    existing.add_argument("--overwrite", action="store_true", help="delete the run if it exists")
+    return parser
+
+
+def _membership(config: Config, place: Place, first: int | None) -> Membership:
+    """Which peers this worker hosts: by its rank, by --peer, or as the coordinator says.
+
+    Raises:
+        ConfigError: --peer makes no sense here.
+    """
+    if config.exchange.kind != "coordinator":
+        if first is not None:
+            raise ConfigError(f"--peer {first} goes with --coordinator: in a fixed group the rank decides")
+        return Membership(hosted(config, place))
+    per_worker = config.group.peers_per_worker
+    if first is None and place.world == 1:
+        return Membership(tuple(range(per_worker)), any_id=True)
+    first = place.rank * per_worker if first is None else first
+    peers = config.group.peers or 0
+    last = min(first + per_worker, peers) if first < peers else first + per_worker
+    return Membership(tuple(range(first, last)))
+
+
+def _scores(scores: dict[str, float]) -> str:
+    return ", ".join(f"{summary.TITLES[probe]} {value:.1f}" for probe, value in scores.items())
