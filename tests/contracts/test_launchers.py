@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return weights(cwd / "runs" / "run")
 
 
-@pytest.fixture(scope="module", params=ARENAS)
+@pytest.fixture(scope="module")
 def arena(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LauncherArena]:
     """A launcher, with what stands behind it."""
     module, name = ARENAS[request.param]
@@ -47,10 +47,26 @@ def arena(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield made
 
 
-@pytest.fixture(params=["collective", "coordinator"])
-def command(request: pytest.FixtureRequest, arena: LauncherArena, tmp_path: Path) -> tuple[str, ...]:
+full = pytest.mark.full
+pairs = pytest.mark.parametrize(
+    ("arena", "exchange"),
+    [
+        ("local", "coordinator"),
+        ("ray", "coordinator"),
+        ("slurm", "collective"),
+        pytest.param("local", "collective", marks=full),
+        pytest.param("ray", "collective", marks=full),
+        pytest.param("slurm", "coordinator", marks=full),
+    ],
+    indirect=["arena"],
+)
+"""Launchers and exchanges: in the quick part each launcher once, and each exchange."""
+
+
+@pytest.fixture
+def command(arena: LauncherArena, exchange: str, tmp_path: Path) -> tuple[str, ...]:
     """The launch of a run of two peers."""
-    return launch_of(arena, request.param, tmp_path)
+    return launch_of(arena, exchange, tmp_path)
 
 
 def launch_of(arena: LauncherArena, exchange: str, cwd: Path) -> tuple[str, ...]:
@@ -64,6 +80,7 @@ def random_round() -> int:
     return random.SystemRandom().randrange(25, 200)
 
 
+@pairs
 def test_an_interrupt_and_a_lost_worker_cost_nothing(
     arena: LauncherArena, command: tuple[str, ...], whole: dict[str, bytes], start: Start, tmp_path: Path
 ) -> None:
@@ -112,6 +129,7 @@ def check_results(folder: Path, output: str, exchange: str) -> None:
         assert f"peer {worker} resumed at round" in (folder / "logs" / f"worker-{worker}.log").read_text()
 
 
+@pytest.mark.parametrize("arena", ARENAS, indirect=True)
 def test_what_fails_for_good_is_told_once(arena: LauncherArena, tmp_path: Path) -> None:
     """A diverged peer would diverge again: exit code 4, its own words and its log's path; no restart, nobody left."""
     exchange = "collective" if "launcher.kind=ray" in arena.flags else "coordinator"  # each policy, at the price of one

@@ -31,33 +31,13 @@ def test_without_arguments_a_single_process_hosts_four_peers_on_digits(tmp_path:
 @pytest.mark.parametrize("processes", [2, 8])
 def test_torchrun_works_as_it_stands(processes: int, tmp_path: Path) -> None:
     """One peer for each process, over gloo; the lead prints the table once."""
-    code, output = run(torchrun(processes), tmp_path, timeout=170)
+    code, output = run(torchrun(processes), tmp_path, timeout=400)
     assert code == 0, output
     result = summary(tmp_path / "runs" / f"digits-mlp-mean-{processes}peers-seed0")
     assert result["peers"] == processes
     assert result["exchange"] == "collective"
     assert len({report["pid"] for report in result["per_peer"]}) == processes
     assert output.count("baseline    now") == 1
-
-
-def test_every_packing_gives_the_same_weights(tmp_path: Path) -> None:
-    """4 processes, 1 of 4 peers, 2 of 2 peers: bit for bit after 20 rounds; another seed gives other weights."""
-    flags = settings("run.rounds=20", "group.peers=4", *TINY)
-    runs = {
-        "inprocess": (WORKER, ()),
-        "again": (WORKER, ()),
-        "four": (torchrun(4), ()),
-        "two": (torchrun(2), ("group.peers_per_worker=2",)),
-        "other": (WORKER, ("run.seed=1",)),
-    }
-    found = {}
-    for name, (command, more) in runs.items():
-        code, output = run((*command, *flags, *settings(f"run.name={name}", *more)), tmp_path)
-        assert code == 0, output
-        found[name] = weights(tmp_path / "runs" / name)
-    assert found["inprocess"] == found["again"] == found["four"] == found["two"]
-    assert found["inprocess"].keys() == found["other"].keys()
-    assert all(found["inprocess"][key] != found["other"][key] for key in found["other"] if key.endswith("0.weight"))
 
 
 def test_a_signal_saves_and_ends_the_group_and_resume_gives_the_same_weights(start: Start, tmp_path: Path) -> None:
