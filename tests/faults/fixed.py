@@ -25,6 +25,7 @@ from tests.faults.forks import Server
 from tests.faults.harness import LATER, PATIENCE, Told, Trickle, segments
 from tests.faults.judge import SLACK
 from tests.faults.kinds import damage, disk_of, sees_another_day
+from tests.faults.pace import pace
 from tests.faults.plan import FaultPlan
 from tests.faults.processes import Processes
 from tests.faults.worker import waits
@@ -121,7 +122,8 @@ class FixedGroup(Processes):
             found, output = self.workers[peer].wait(PATIENCE)
             assert found == code, f"peer {peer} ended with {found}: {output}"
         took = time.monotonic() - began
-        assert took <= within + SLACK + PARTING, f"it took {took:.1f} s until all had ended"
+        bound = within + (SLACK + PARTING) * pace().factor(began)
+        assert took <= bound, f"all had ended after {took:.1f} s, the bound is {bound:.1f} s"
 
     @contextmanager
     def connections(self) -> Iterator[list[socket]]:

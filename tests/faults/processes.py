@@ -16,6 +16,7 @@ from tests.commands import Running, settings
 from tests.faults.faulty_exchange import Fault
 from tests.faults.forks import PROGRAM, ForkedRunning, Server
 from tests.faults.limits import Disk, MemoryLimit
+from tests.faults.pace import pace
 from tests.faults.plan import FaultPlan
 from tests.faults.worker import beside, fired
 
@@ -39,6 +40,7 @@ class Processes:
     """
 
     def __init__(self, server: Server, cwd: Path, plan: FaultPlan, *flags: str, peers: int) -> None:
+        pace()  # measures from here on how slow the machine is
         self.cwd, self.plan, self.peers = cwd, plan, peers
         self.folder = cwd / "runs" / "run"
         self.state = cwd / "state"

@@ -33,6 +33,7 @@ from tests.faults.group import Group
 from tests.faults.harness import Told, segments
 from tests.faults.judge import bounded, left_nothing, receipts, replayed, stalls
 from tests.faults.kinds import Course, course
+from tests.faults.pace import pace
 from tests.faults.plan import NOBODY
 
 HEARTBEAT, DEADLINE = 2.0, 4.0
@@ -236,7 +237,7 @@ def judged(group: Group, soak: Soak, before: frozenset[str]) -> dict[str, Any]:
     replay: list[Replayed] = []
     checks: dict[str, Callable[[], object]] = {
         "receipts": all_receipts,
-        "stalls": lambda: bounded(stalls(group.folder, group.faults), DEADLINE, group.away),
+        "stalls": lambda: bounded(stalls(group.folder, group.faults), DEADLINE, group.away, pace().factor()),
         "left": lambda: left_nothing(told),
         "replay": lambda: replay.append(replayed(group.folder, group.state)),
     }
