@@ -1,10 +1,10 @@
-"""The README's configuration reference, made from the schema: `uv run python -m tests.reference` prints it."""
+"""Writer of the configuration reference in peers/README.md, from the schema: `uv run python -m tests.reference`."""
 
 from __future__ import annotations
 
-import sys
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,6 +14,14 @@ from pydantic.fields import FieldInfo
 from coordinator.experiment.matrix import ExperimentSection
 from coordinator.experiment.sweep.space import SweepSection
 from peers.config.schema import Config, NetworkConfig
+from tests.benchmarks.readme import between_marks
+
+README = Path(__file__).parents[1] / "peers" / "README.md"
+
+
+def written() -> str:
+    """The whole README, with the reference as it should be."""
+    return between_marks(README.read_text(), "configuration", "tests/reference.py", "\n".join(lines()))
 
 
 def lines() -> Iterator[str]:
@@ -62,4 +70,4 @@ def _values(annotation: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(lines()) + "\n")
+    README.write_text(written())

@@ -1,39 +1,81 @@
-"""What the README promises is what there is."""
+"""What the READMEs promise is what there is."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from tests.benchmarks.readme import written
-from tests.reference import lines
+import pytest
+
+from tests import reference
+from tests.benchmarks.readme import SECTIONS, Section
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+READMES = sorted(
+    path for path in ROOT.rglob("README.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
+"""Also those that a folder gets later."""
+
+
+FOLDERS = (
+    "protos",
+    "peers",
+    "coordinator",
+    "deploy",
+    "deploy/experiments",
+    "tests",
+    "tests/benchmarks",
+    "tests/faults",
+)
+
+
+def name_of(path: Path) -> str:
+    """A README as the parametrized tests name it."""
+    return str(path.relative_to(ROOT))
+
+
+def anchors(markdown: str) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short_and_each_folder_has_its_own() -> None:
+    """What concerns one folder stands in that folder's README."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+    assert [folder for folder in FOLDERS if ROOT / folder / "README.md" not in READMES] == []
 
 
 def test_the_configuration_reference_is_the_schema() -> None:
     """Made by `python -m tests.reference`: a changed field shows up here."""
-    for line in lines():
-        assert line in README, f"run `uv run python -m tests.reference` and put its table into README.md: {line}"
+    assert reference.written() == reference.README.read_text(), "run `uv run python -m tests.reference`"
 
 
-def test_every_file_that_the_readme_names_exists() -> None:
-    """Paths in code marks, wherever they stand."""
-    paths = re.findall(r"`((?:deploy|peers|coordinator|protos|tests)/[\w./-]+)`", README)
-    assert len(paths) > 20
-    missing = [path for path in paths if not (ROOT / path).exists()]
-    assert missing == []
-
-
-def test_the_file_map_is_complete() -> None:
-    """Every module of the packages has its line in the file map."""
-    for folder in ("peers", "coordinator", "protos"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if path.name not in ("__init__.py", "__main__.py") and "_pb2" not in path.name:
-                assert f"`{path.relative_to(ROOT)}`" in README, f"{path.relative_to(ROOT)} is not in the file map"
-
-
-def test_the_performance_section_is_made_of_the_results() -> None:
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.name)
+def test_generated_sections_are_made_of_the_results(section: Section) -> None:
     """By `python -m tests.benchmarks.readme`: figures that were measured again show up here."""
-    assert written(README) == README, "run `uv run python -m tests.benchmarks.readme`"
+    assert section.written() == section.readme.read_text(), "run `uv run python -m tests.benchmarks.readme`"
+
+
+@pytest.mark.parametrize("path", READMES, ids=name_of)
+def test_every_path_in_code_marks_exists(path: Path) -> None:
+    """Paths below the project's folders, wherever they stand; `*` matches anything."""
+    paths = re.findall(r"`((?:deploy|peers|coordinator|protos|tests|\.ci)/[\w./*-]+)`", path.read_text())
+    assert [each for each in paths if not list(ROOT.glob(each))] == []
+
+
+@pytest.mark.parametrize("path", READMES, ids=name_of)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    """Relative links and pictures: the file is there, and so is the heading."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        target, _, anchor = link.partition("#")
+        file = (path.parent / target).resolve() if target else path
+        if not file.exists() or (
+            anchor and anchor not in anchors((file / "README.md" if file.is_dir() else file).read_text())
+        ):
+            broken.append(link)
+    assert broken == []

@@ -3,7 +3,7 @@
     cases = {"gloo": one_pass, "stream": another}       each pass returns a figure: seconds, rounds a second
     passes = interleaved(cases, 7, seed=0)              {case: [figure of each pass]}, a new order in each pass
     ratio = over(passes["stream"], passes["gloo"])      of the same pass: what slows the machine slows both
-    save("exchange", command(), [Table(...)], passes)   results/exchange.json, which the README is made from
+    save("exchange", command(), [Table(...)], passes)   results/exchange.json, which README.md is made from
 
 A figure of one pass varies by up to 2x on a shared machine. A ratio within one pass varies less.
 """
@@ -140,7 +140,7 @@ def save(name: str, tables: Sequence[Table], details: Mapping[str, Any], out: Pa
 
     Args:
         name: of the benchmark.
-        tables: for people, and for the README.
+        tables: for people, and for README.md.
         details: whatever else was measured: every pass, so that others can judge the spread.
         out: file; by default results/NAME.json, beside this module.
     """
