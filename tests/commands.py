@@ -79,9 +79,9 @@ class Running:
         return code, self.output.read_text()
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes below this command."""
+        """The worker processes below this command; not the server that they are forked from."""
         below = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in below if "-m peers.worker" in " ".join(process.cmdline())]
+        return [process for process in below if "-m peers.worker " in f"{' '.join(process.cmdline())} "]
 
     def until(self, true: Callable[[], object], timeout: float = 150) -> None:
         """Wait for something to become true while the command runs."""

@@ -80,6 +80,9 @@ What no tier names is the default one, which `uv run pytest` runs.
 """
 
 FULL = (
+    "coordinator/test_cifar10",
+    "coordinator/launch/test_ray_cluster.py::test_a_killed_actor_and_a_lost_node_do_not_end_the_run",
+    "peers/method/test_peer.py::test_a_compiled_peer_learns_the_same_and_is_probed_and_saved_as_any_other",
     "coordinator/experiment/sweep/test_sweep_command.py::test_asha_stops_a_poor_point_even_after_a_break",
     "coordinator/experiment/test_command.py::test_a_process_that_dies_takes_one_group_with_it",
     "coordinator/experiment/test_null.py::test_a_single_test_errs_as_often_as_it_says",
@@ -92,8 +95,8 @@ FULL = (
     "coordinator/launch/test_slurm_jobs.py::test_a_job_that_is_preempted_goes_on_when_there_is_room_again",
     "coordinator/test_launch.py::test_through_a_coordinator_the_run_is_the_same",
     "deploy/test_slurm_scripts.py::test_a_preempted_job_goes_on_when_there_is_room_again",
-    "deploy/test_slurm_scripts.py::test_a_run_outlives_a_cancelled_job_and_a_time_limit[torchrun]",
-    "peers/worker/test_worker.py::test_torchrun_works_as_it_stands[8]",
+    "deploy/test_slurm_scripts.py::test_a_run_outlives_a_cancelled_job_and_a_time_limit",
+    "peers/worker/test_worker.py::test_torchrun_works_as_it_stands",
 )
 """Tests that only .ci/full runs: they take a minute each, and quicker ones hold most of what they do."""
 
