@@ -55,20 +55,20 @@ def make_certs(folder: str | os.PathLike[str], hosts: Sequence[str], *, days: in
     if not hosts:
         raise ConfigError("a certificate needs the names by which peers reach the coordinator: give --host NAME")
     root = Path(folder)
-    made = Certificates(*(root / name for name in ("ca.pem", "server.pem", "server.key", "peer.pem", "peer.key")))
-    there = [path.name for path in vars(made).values() if path.exists()]
+    paths = Certificates(*(root / name for name in ("ca.pem", "server.pem", "server.key", "peer.pem", "peer.key")))
+    there = [path.name for path in vars(paths).values() if path.exists()]
     if there:
         raise ConfigError(f"{root} holds {', '.join(there)} already: move them away, or give another folder")
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority = _authority(authority_key, days)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _write(made.ca, authority.public_bytes(serialization.Encoding.PEM), 0o644)
-        for use, certificate, key in (("server", made.server, made.server_key), ("peer", made.peer, made.peer_key)):
+        _write(paths.ca, authority.public_bytes(serialization.Encoding.PEM), 0o644)
+        for use, certificate, key in (("server", paths.server, paths.server_key), ("peer", paths.peer, paths.peer_key)):
             _issue(use, hosts, certificate, key, authority, authority_key, days)
     except OSError as exc:
         raise ConfigError(f"certificates cannot be written to {root}: {exc}") from exc
-    return made
+    return paths
 
 
 def _authority(key: ec.EllipticCurvePrivateKey, days: int) -> x509.Certificate:

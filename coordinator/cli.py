@@ -264,8 +264,8 @@ def _stop(options: argparse.Namespace) -> int:
 def _certs(options: argparse.Namespace) -> int:
     from coordinator.certificates import make_certs
 
-    made = make_certs(options.folder, options.host)
-    for path in vars(made).values():
+    certificates = make_certs(options.folder, options.host)
+    for path in vars(certificates).values():
         sys.stdout.write(f"{path}\n")
     return 0
 

@@ -53,8 +53,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        said = {"run": self._run, **vars(record)}
-        line.update({name: said[name] for name in FIELDS if said.get(name) is not None})
+        values = {"run": self._run, **vars(record)}
+        line.update({name: values[name] for name in FIELDS if values.get(name) is not None})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

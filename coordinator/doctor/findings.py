@@ -96,7 +96,7 @@ class Subject:
     @property
     def elastic(self) -> bool:
         """Whether the group meets at a coordinator."""
-        return self.config.exchange.kind == "coordinator" or self.address is not None
+        return self.config.exchange.elastic or self.address is not None
 
     @property
     def workers(self) -> int:

@@ -40,7 +40,7 @@ def _service(subject: Subject) -> Iterator[str]:
     from coordinator.service.from_config import settings_of
     from peers.config.credentials import read_token
 
-    asked = subject.config.exchange.kind == "coordinator" or subject.config.coordinator != CoordinatorConfig()
+    asked = subject.config.exchange.elastic or subject.config.coordinator != CoordinatorConfig()
     if subject.address is not None or not asked:
         return  # the coordinator is not made here
     try:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coordinator.experiment.runs import Cell
-from coordinator.launch.base import Ended
+from coordinator.launch.base import ProcessExit
 from coordinator.launch.processes import Child, with_parent
 
 
@@ -34,7 +34,7 @@ class Slot(ABC):
         """Begin, or go on, with a cell whose folder is there; only while `cell` is None."""
 
     @abstractmethod
-    def ended(self) -> Ended | None:
+    def ended(self) -> ProcessExit | None:
         """How the cell ended, once; then the slot is free. None while it runs."""
 
     @abstractmethod
@@ -87,7 +87,7 @@ class PackSlot(Slot):
         except BrokenPipeError:
             pass  # it has just died: `ended` says how
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ProcessExit | None:
         """See `Slot.ended`."""
         if self.cell is None or self._popen is None:
             return None
@@ -96,13 +96,13 @@ class PackSlot(Slot):
             line = self._popen.stdout.readline()  # it writes whole lines, or nothing before it ends
             if line:
                 self.cell = None
-                return Ended(json.loads(line)["code"])
+                return ProcessExit(json.loads(line)["code"])
         code = self._popen.poll()
         if code is None:
             return None
         self._close()
         self.cell = None
-        return Ended(code) if code else Ended(0, "before its group had ended")
+        return ProcessExit(code) if code else ProcessExit(0, "before its group had ended")
 
     def stop(self) -> None:
         """See `Slot.stop`."""
@@ -154,7 +154,7 @@ class LaunchSlot(Slot):
         command = (sys.executable, "-m", "coordinator.cli", "launch", path, "--resume", "auto")
         self._child = Child(command, self._log, with_parent())
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ProcessExit | None:
         """See `Slot.ended`."""
         ended = None if self._child is None else self._child.ended()
         if ended is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from coordinator.experiment.executor import LaunchSlot, PackSlot, Slot
 from coordinator.experiment.runs import Cell
-from coordinator.launch.base import LOOK, PARTING, Ended, Interrupted, failure
+from coordinator.launch.base import LOOK, PARTING, Interrupted, ProcessExit, failure
 from peers.common.errors import RunFolderError
 from peers.config.loading import dump
 
@@ -151,7 +151,7 @@ class _Runner:
             self.spent.append(time.monotonic() - self.began[cell.name])
             self.told(self._course(), f"{cell.name} is done")
         else:
-            why = ended if ended.code else Ended(ended.code, ended.why or "without a result")
+            why = ended if ended.code else ProcessExit(ended.code, ended.why or "without a result")
             self.failed[cell.name] = failure(cell.name, why, slot.log)
             self.told(self._course(), self.failed[cell.name])
 

@@ -1,6 +1,6 @@
 """What all launchers share: the words, how a launch ends, what is worth a restart, and how a failure is told.
 
-A launcher is a function of a plan and of `Reports`; it returns an `Outcome` or raises `WorkerFailedError`:
+A launcher is a function of a plan and of `Reports`; it returns an `LaunchResult` or raises `WorkerFailedError`:
 
     start       every process of the plan, on whatever the launcher stands for
     watch       until the last one has ended; progress is read from the run's metrics.jsonl, which it brings here
@@ -38,7 +38,7 @@ PARTING = 30.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LaunchResult:
     """How a launch ended.
 
     Attributes:
@@ -68,7 +68,7 @@ class Reports:
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessExit:
     """How a process ended.
 
     Attributes:
@@ -131,7 +131,7 @@ class Member(Protocol):
     def waits(self) -> bool:
         """Whether it has no place to run yet."""
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ProcessExit | None:
         """How it ended; None while it runs, or waits."""
 
     def stop(self) -> None:
@@ -219,7 +219,7 @@ def exit_code_of(code: int | None) -> int:
     return code if code is not None and code in (*HOPELESS, ExchangeError.exit_code) else 1
 
 
-def failure(name: str, ended: Ended, log: Path) -> str:
+def failure(name: str, ended: ProcessExit, log: Path) -> str:
     """What became of a process, for the user: how it ended, the end of its log, the log's path.
 
     Args:

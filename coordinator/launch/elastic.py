@@ -15,11 +15,11 @@ from coordinator.launch.base import (
     LOOK,
     PARTING,
     STARTING,
-    Ended,
     Interrupted,
+    LaunchResult,
     Meeting,
     Member,
-    Outcome,
+    ProcessExit,
     Reports,
     Service,
     Site,
@@ -41,7 +41,7 @@ class _Worker:
     starts: int = 1
 
 
-def supervise(plan: Plan, site: Site, reports: Reports) -> Outcome:
+def supervise(plan: Plan, site: Site, reports: Reports) -> LaunchResult:
     """Start everything, watch it until the run has ended; see `coordinator.launch.base`.
 
     Args:
@@ -68,7 +68,7 @@ class _Supervisor:
         self.address = ""
         self.workers: list[_Worker] = []
 
-    def run(self) -> Outcome:
+    def run(self) -> LaunchResult:
         with self.interrupted.installed():
             try:
                 if self._start_coordinator():
@@ -77,7 +77,7 @@ class _Supervisor:
             finally:
                 self._end_all()
         number = self.interrupted.number
-        return Outcome(0 if number is None else 128 + number, self.restarts, number)
+        return LaunchResult(0 if number is None else 128 + number, self.restarts, number)
 
     def _work(self, process: Process) -> Member:
         return self.site.work(process, Meeting(self.address))
@@ -93,7 +93,7 @@ class _Supervisor:
                 deadline = time.monotonic() + STARTING
             ended = service.ended()
             if ended is None and time.monotonic() > deadline:
-                ended = Ended(None, f"it did not listen within {STARTING:g} s")
+                ended = ProcessExit(None, f"it did not listen within {STARTING:g} s")
             if ended is not None:
                 raise self._failed(self.process, service, ended)
             self._pause()
@@ -102,14 +102,14 @@ class _Supervisor:
 
     def _watch(self) -> None:
         running = list(self.workers)
-        told, deadline = False, float("inf")
+        stopping, deadline = False, float("inf")
         while running and time.monotonic() < deadline:
             self._pause()
-            if self.interrupted.number is not None and not told:
-                told, deadline = True, time.monotonic() + PARTING
+            if self.interrupted.number is not None and not stopping:
+                stopping, deadline = True, time.monotonic() + PARTING
                 self._stop_run()
-            running = [worker for worker in running if not self._done(worker, told)]
-            self._look_after_coordinator(told)
+            running = [worker for worker in running if not self._done(worker, stopping)]
+            self._look_after_coordinator(stopping)
             if len(running) < len(self.workers) and all(worker.member.waits() for worker in running):
                 return  # all others have reached the end: a worker without a place would come too late
 
@@ -117,11 +117,11 @@ class _Supervisor:
         time.sleep(LOOK)
         self.site.look()
 
-    def _done(self, worker: _Worker, told: bool) -> bool:
+    def _done(self, worker: _Worker, stopping: bool) -> bool:
         ended = worker.member.ended()
         if ended is None:
             return False
-        if ended.code == 0 or told:
+        if ended.code == 0 or stopping:
             return True
         if ended.code in HOPELESS or worker.starts > self.plan.max_restarts:
             raise self._failed(worker.process, worker.member, ended)
@@ -130,9 +130,9 @@ class _Supervisor:
         worker.starts += 1
         return False
 
-    def _look_after_coordinator(self, told: bool) -> None:
+    def _look_after_coordinator(self, stopping: bool) -> None:
         service = self.service
-        if service is None or told or (ended := service.ended()) is None or ended.code == 0:
+        if service is None or stopping or (ended := service.ended()) is None or ended.code == 0:
             return
         if ended.code in (*HOPELESS, ExchangeError.exit_code) or self.service_starts > self.plan.max_restarts:
             raise self._failed(self.process, service, ended)
@@ -141,11 +141,11 @@ class _Supervisor:
         again = same_port(self.plan.config.coordinator.bind, self.address)
         self.service = self.site.serve(self.process, again)
 
-    def _report(self, process: Process, member: Member, ended: Ended, number: int) -> None:
+    def _report(self, process: Process, member: Member, ended: ProcessExit, number: int) -> None:
         self.restarts += 1
         self.reports.restart(number, failure(process.name, ended, member.log))
 
-    def _failed(self, process: Process, member: Member, ended: Ended) -> WorkerFailedError:
+    def _failed(self, process: Process, member: Member, ended: ProcessExit) -> WorkerFailedError:
         return WorkerFailedError(failure(process.name, ended, member.log), exit_code_of(ended.code))
 
     def _stop_run(self) -> None:

@@ -14,11 +14,11 @@ from coordinator.launch.base import (
     HOPELESS,
     LOOK,
     PARTING,
-    Ended,
     Interrupted,
+    LaunchResult,
     Meeting,
     Member,
-    Outcome,
+    ProcessExit,
     Reports,
     Site,
     WorkerFailedError,
@@ -41,7 +41,7 @@ class Running:
     member: Member
 
 
-def supervise(plan: Plan, site: Site, reports: Reports) -> Outcome:
+def supervise(plan: Plan, site: Site, reports: Reports) -> LaunchResult:
     """Start the group, watch it, restart it from its checkpoints when it fails; see `coordinator.launch.base`.
 
     Args:
@@ -58,9 +58,9 @@ def supervise(plan: Plan, site: Site, reports: Reports) -> Outcome:
             failed = _attempt(plan, site, attempt, interrupted)
             number = interrupted.number
             if number is not None:
-                return Outcome(128 + number, attempt, number)
+                return LaunchResult(128 + number, attempt, number)
             if failed is None:
-                return Outcome(0, attempt)
+                return LaunchResult(0, attempt)
             worker, ended = failed
             text = failure(worker.process.name, ended, worker.member.log)
             if ended.code in HOPELESS or attempt == plan.max_restarts:
@@ -77,11 +77,11 @@ def store(host: str) -> tuple[Any, tuple[str, int]]:
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, says its documentation
 
-    made = TCPStore(host, 0, is_master=True, wait_for_workers=False)
-    return made, (host, int(made.port))
+    server = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+    return server, (host, int(server.port))
 
 
-def _attempt(plan: Plan, site: Site, attempt: int, interrupted: Interrupted) -> tuple[Running, Ended] | None:
+def _attempt(plan: Plan, site: Site, attempt: int, interrupted: Interrupted) -> tuple[Running, ProcessExit] | None:
     """Run the group once; returns the worker that it failed of, and how."""
     workers: list[Running] = []
     try:
@@ -95,15 +95,15 @@ def _attempt(plan: Plan, site: Site, attempt: int, interrupted: Interrupted) -> 
     return cause(failures)
 
 
-def _watch(workers: list[Running], site: Site, interrupted: Interrupted) -> list[tuple[Running, Ended]]:
+def _watch(workers: list[Running], site: Site, interrupted: Interrupted) -> list[tuple[Running, ProcessExit]]:
     """Wait until all have ended, or one has failed and the others had their time; returns failures in their order."""
     running, failures = list(workers), []
-    told, deadline = False, float("inf")
+    stopping, deadline = False, float("inf")
     while running and time.monotonic() < deadline:
         time.sleep(LOOK)
         site.look()
-        if interrupted.number is not None and not told:
-            told, deadline = True, time.monotonic() + PARTING
+        if interrupted.number is not None and not stopping:
+            stopping, deadline = True, time.monotonic() + PARTING
             for worker in running:
                 worker.member.stop()
         for worker in list(running):
@@ -116,7 +116,7 @@ def _watch(workers: list[Running], site: Site, interrupted: Interrupted) -> list
     return failures
 
 
-def cause(failures: Sequence[tuple[Running, Ended]]) -> tuple[Running, Ended] | None:
+def cause(failures: Sequence[tuple[Running, ProcessExit]]) -> tuple[Running, ProcessExit] | None:
     """The failure that the others followed from: a lost exchange is what they die of when one of them does.
 
     Args:

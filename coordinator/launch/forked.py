@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from coordinator.launch.base import PARTING, Ended, Member, WorkerFailedError, failure
+from coordinator.launch.base import PARTING, Member, ProcessExit, WorkerFailedError, failure
 from peers.worker.process import PARENT_VARIABLE
 
 IMPORTS = 120.0
@@ -72,7 +72,7 @@ class ForkServer:
             while not self._started:
                 self._hear(max(0.0, deadline - time.monotonic()))
         except (BrokenPipeError, EOFError, TimeoutError) as exc:
-            ended = Ended(self._popen.wait(PARTING) if not isinstance(exc, TimeoutError) else None, str(exc))
+            ended = ProcessExit(self._popen.wait(PARTING) if not isinstance(exc, TimeoutError) else None, str(exc))
             text = failure("the process that workers are forked from", ended, self._log)
             raise WorkerFailedError(text, 1) from exc
         return self._started.popleft()
@@ -152,15 +152,15 @@ class Fork(Member):
         """See `Member.waits`."""
         return False
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ProcessExit | None:
         """See `Member.ended`; nobody knows the code of one that outlived its server."""
         code = self._server.code(self.pid)
         if code is not None:
             self._release()
-            return Ended(code)
+            return ProcessExit(code)
         if self._server.lives or not self._gone(0.0):
             return None
-        return Ended(None, LOST)
+        return ProcessExit(None, LOST)
 
     def stop(self) -> None:
         """See `Member.stop`; one that is stopped goes on, or it would not hear of it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from coordinator.launch import elastic, fixed
-from coordinator.launch.base import Meeting, Member, Outcome, Reports, Service
+from coordinator.launch import fixed
+from coordinator.launch.base import Meeting, Member, Service
 from coordinator.launch.forked import Fork, ForkServer
 from coordinator.launch.plan import Plan, Process
 from coordinator.launch.processes import CoordinatorChild, stderr_of
@@ -33,19 +33,6 @@ class LocalSite:
         """End the server, whatever has happened."""
         self._server.close()
 
-    def launch(self, plan: Plan, reports: Reports) -> Outcome:
-        """Start the workers of the plan, watch them, restart what fails; see `coordinator.launch.base`.
-
-        Args:
-            plan: the site's; the run's folder must have been prepared.
-            reports: told of each restart.
-
-        Raises:
-            WorkerFailedError: a worker failed in a way that a restart does not mend, or once too often.
-        """
-        supervise = elastic.supervise if plan.coordinator is not None else fixed.supervise
-        return supervise(plan, self, reports)
-
     def serve(self, process: Process, bind: str | None) -> Service:
         """See `Site.serve`."""
         return CoordinatorChild(self._plan, process, bind)
@@ -68,16 +55,16 @@ class LocalSite:
 
     def _environment(self, meeting: Meeting) -> dict[str, str]:
         """All workers are on this host: they share its GPUs and cores."""
-        said = meeting.environment()
+        variables = meeting.environment()
         local = {"LOCAL_RANK": "RANK", "LOCAL_WORLD_SIZE": "WORLD_SIZE"}
-        return said | {name: said[of] for name, of in local.items() if of in said}
+        return variables | {name: variables[of] for name, of in local.items() if of in variables}
 
 
 def modules(config: Config) -> tuple[str, ...]:
     """What workers of this configuration import besides what all do."""
     networks = {config.network_of(peer).name for peer in range(config.group.peers or 1)}
     needed = {
-        "peers.exchange.coordinated": config.exchange.kind == "coordinator",
+        "peers.exchange.coordinated": config.exchange.elastic,
         "torch.utils.tensorboard": config.metrics.tensorboard,
         "peers.networks.torchvision_backbones": not networks <= {"mlp", "convnet"},
         "peers.data.torchvision_sets": config.data.name not in ("digits", "synthetic"),

@@ -115,7 +115,7 @@ def make_plan(config: Config) -> Plan:
     """
     config = _settled(config)
     folder = RunFolder.of(config)
-    elastic = config.exchange.kind == "coordinator"
+    elastic = config.exchange.elastic
     per_worker, peers = config.group.peers_per_worker, config.group.peers or 0
     command = (sys.executable, "-m", "peers.worker", "--config", str(folder.config), "--resume", "auto")
     processes = []
@@ -156,7 +156,7 @@ def _settled(config: Config) -> Config:
         cores = launcher.slurm.cpus_per_task or 1  # what a job step gets, whatever its node has
         threads = config.group.threads or max(1, cores // config.group.peers_per_worker)
         config = updated(config, group={"threads": threads})
-    elif config.exchange.kind == "coordinator":
+    elif config.exchange.elastic:
         # Each worker is alone in its process, and cannot know with how many it shares the cores.
         config = updated(config, group={"threads": compute_threads(config.group.threads, peers)})
     return updated(config, run={"name": run_name(config)})
@@ -183,7 +183,7 @@ def _coordinator(config: Config, folder: RunFolder) -> Process:
     command = (*program, "--address-file", address_file, "--state", state)
     shown = _python(command)
     if config.launcher.kind == "ray" and config.launcher.ray.coordinator == "actor":
-        shown = "an actor on Ray's head node, num_cpus 0: coordinator.launch.ray.actors.Coordinator"
+        shown = "an actor on Ray's head node, num_cpus 0: coordinator.launch.ray.actors.CoordinatorActor"
     return Process("coordinator", command, (), "logs/coordinator.log", shown)
 
 
@@ -197,7 +197,7 @@ def _started(config: Config, command: tuple[str, ...]) -> str:
     """How a worker is started, for a reader."""
     if config.launcher.kind == "ray":
         asked = f"num_cpus {config.launcher.ray.cpus:g}, num_gpus {ray_gpus(config):g}"
-        return f"an actor in the placement group, {asked}: coordinator.launch.ray.actors.Worker"
+        return f"an actor in the placement group, {asked}: coordinator.launch.ray.actors.WorkerActor"
     if config.launcher.kind == "slurm":
         from coordinator.launch.slurm.sbatch import step
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coordinator import status as console
-from coordinator.launch.base import Ended, Member, Service
+from coordinator.launch.base import Member, ProcessExit, Service
 from coordinator.launch.plan import Plan, Process
 from coordinator.service.store import forget
 from peers.common.errors import ExchangeError
@@ -47,10 +47,10 @@ class Child(Member):
         """See `Member.waits`."""
         return False
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ProcessExit | None:
         """See `Member.ended`."""
         code = self._popen.poll()
-        return None if code is None else Ended(code)
+        return None if code is None else ProcessExit(code)
 
     def stop(self) -> None:
         """See `Member.stop`; one that is stopped goes on, or it would not hear of it."""

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn
 
 KEYS = ("loss", "disagreement", "effective_rank", "knn_live", "knn_live_baseline")
+WAITING = "waiting for the first round: workers start and judge their networks at initialization"
 
 
 @dataclass
-class Status:
+class RunStatus:
     """The newest that is known of a group.
 
     Attributes:
@@ -57,7 +56,7 @@ class Status:
         return "  ".join(parts)
 
 
-class Follower:
+class MetricsFollower:
     """Reads what is new in a metrics.jsonl.
 
     Args:
@@ -66,13 +65,13 @@ class Follower:
     """
 
     def __init__(self, path: Path, rounds: int) -> None:
-        self.status = Status(rounds)
+        self.status = RunStatus(rounds)
         self._path = path
         self._position = 0
         self._inode: int | None = None
         self._seen: list[tuple[float, int]] = []
 
-    def poll(self, now: float) -> Status:
+    def poll(self, now: float) -> RunStatus:
         """Read on, as of `now` seconds; begins again when the file was replaced (a resumed run trims it)."""
         try:
             with self._path.open("rb") as file:
@@ -110,10 +109,10 @@ class Display:
 
     Args:
         follower: what to show.
-        console: where; a terminal gets a live picture, anything else a line for each tenth of the run.
+        console: where; a terminal gets a bar, anything else a line for each tenth of the run.
     """
 
-    def __init__(self, follower: Follower, console: Console) -> None:
+    def __init__(self, follower: MetricsFollower, console: Console) -> None:
         self._follower = follower
         self._console = console
         self._closing = threading.Event()
@@ -129,17 +128,20 @@ class Display:
 
     def _run(self) -> None:
         if self._console.is_terminal:
-            self._run_live()
+            self._show_bar()
         else:
-            self._run_plain()
+            self._print_lines()
 
-    def _run_live(self) -> None:
-        with Live(console=self._console, refresh_per_second=4, transient=True) as live:
+    def _show_bar(self) -> None:
+        columns = (BarColumn(30), TextColumn("{task.description}", markup=False))
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task(WAITING, total=max(1, self._follower.status.rounds))
             while not self._closing.wait(0.25):
-                live.update(self._picture(self._follower.poll(time.monotonic())))
+                status = self._follower.poll(time.monotonic())
+                bar.update(task, completed=status.done, description=status.line() if status.done else WAITING)
         self._console.print(self._follower.poll(time.monotonic()).line(), highlight=False)
 
-    def _run_plain(self) -> None:
+    def _print_lines(self) -> None:
         shown = -1
         while True:
             closing = self._closing.wait(0.25)
@@ -150,10 +152,3 @@ class Display:
                 self._console.print(status.line(), highlight=False, soft_wrap=True)
             if closing:
                 return
-
-    def _picture(self, status: Status) -> Table:
-        grid = Table.grid(padding=(0, 1))
-        grid.add_row(ProgressBar(max(1, status.rounds), status.done, width=30), status.line())
-        if not status.done:
-            grid.add_row("", "waiting for the first round: workers start and judge their networks at initialization")
-        return grid

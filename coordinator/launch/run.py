@@ -9,15 +9,16 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from coordinator.launch.base import Outcome, Reports, restarting
+from coordinator.launch.base import LaunchResult, Reports, restarting
 from coordinator.launch.local import LocalSite
 from coordinator.launch.plan import Plan
-from coordinator.launch.progress import Display, Follower
+from coordinator.launch.progress import Display, MetricsFollower
+from coordinator.launch.supervise import supervise
 from peers.common.errors import ExchangeError
 from peers.runs import summary
 from peers.runs.run_folder import Existing, run_name
 
-Launch = Callable[[Plan, Reports], Outcome]
+Launch = Callable[[Plan, Reports], LaunchResult]
 
 
 def run_plan(plan: Plan, existing: Existing, console: Console) -> int:
@@ -61,7 +62,7 @@ def _run(plan: Plan, existing: Existing, console: Console, launch: Launch) -> in
     def note(text: str) -> None:
         console.print(text, soft_wrap=True)
 
-    with Display(Follower(plan.folder.metrics, grounds.rounds), console):
+    with Display(MetricsFollower(plan.folder.metrics, grounds.rounds), console):
         outcome = launch(plan, Reports(on_restart, note))
     if outcome.note:
         note(outcome.note)
@@ -103,7 +104,7 @@ def _launcher(plan: Plan) -> Iterator[Launch]:
         yield slurm.launch
     else:
         with LocalSite(plan) as site:
-            yield site.launch
+            yield lambda plan, reports: supervise(plan, site, reports)
 
 
 def _show(plan: Plan, console: Console) -> int:

@@ -59,7 +59,7 @@ def replay(
     doubts = _doubts(journals)
     grounds = replace(check(config, CPU), folder=where)
     receipts: dict[tuple[int, int], str] = {}
-    if config.exchange.kind == "coordinator":
+    if config.exchange.elastic:
         stretches = told((state or where.coordinator_state(config)) / FILE)
     else:
         receipts = {

@@ -194,7 +194,7 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"consensus.k = {config.consensus.k}: a peer has only {group.peers - 1} others (group.peers)"
     if group.peers is not None and exchange.kind == "inprocess" and group.peers_per_worker not in (1, group.peers):
         yield "exchange.kind = 'inprocess': one process hosts all peers; use collective for several workers"
-    if group.peers is not None and exchange.kind == "coordinator" and config.coordinator.min_peers > group.peers:
+    if group.peers is not None and exchange.elastic and config.coordinator.min_peers > group.peers:
         yield f"coordinator.min_peers = {config.coordinator.min_peers}: more than group.peers = {group.peers}"
     yield from _launcher_contradictions(config)
     if config.security.mutual and config.security.certs is None:
@@ -216,7 +216,7 @@ def contradictions(config: Config) -> Iterator[str]:
 
 
 def _launcher_contradictions(config: Config) -> Iterator[str]:
-    launcher, elastic = config.launcher, config.exchange.kind == "coordinator"
+    launcher, elastic = config.launcher, config.exchange.elastic
     gpus = launcher.ray.gpus
     if launcher.kind == "ray" and gpus is not None and gpus % 1 and not elastic:
         yield (

@@ -149,6 +149,11 @@ class ExchangeConfig(Section):
         description="Network interface between hosts, e.g. eth0. Default: the one that reaches the other side.",
     )
 
+    @property
+    def elastic(self) -> bool:
+        """Whether peers may join and leave during the run: only a coordinator closes rounds without all of them."""
+        return self.kind == "coordinator"
+
 
 class CoordinatorConfig(Section):
     """The service that closes rounds, for exchange.kind coordinator."""

@@ -117,7 +117,7 @@ class Peer:
 
     def forward(self, images: Tensor) -> Tensor | None:
         """Outputs [B, D] to publish for images [B, C, H, W], float32 and detached; None if they are not finite."""
-        if self.config.exchange.kind == "coordinator":  # the only exchange that may end a run before a round closes
+        if self.config.exchange.elastic:  # the only exchange that may end a run before a round closes
             self._before = [buffer.clone() for buffer in self.network.buffers()]
         if not self.network.training:  # walking through all its modules in every round takes its time
             self.network.train()

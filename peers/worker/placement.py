@@ -67,7 +67,7 @@ def with_group(config: Config, place: Place) -> Config:
     peers = config.group.peers
     if peers is None:
         peers = place.world * per_worker if place.world > 1 else DEFAULT_PEERS
-    if config.exchange.kind == "coordinator":
+    if config.exchange.elastic:
         return updated(config, group={"peers": peers})
     if place.world == 1:
         return updated(config, group={"peers": peers, "peers_per_worker": peers})

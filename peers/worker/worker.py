@@ -75,7 +75,7 @@ class Worker:
         self.device = device_of(config, place)
         self.grounds = check(config, self.device)
         self.folder = self.grounds.folder
-        if config.exchange.kind == "coordinator":
+        if config.exchange.elastic:
             self.folder.enter(config)
         elif place.rank == 0:
             self.folder.prepare(config, existing)
@@ -84,7 +84,7 @@ class Worker:
         if existing == "resume" and not membership.any_id:
             self.saved = saved_rounds(config, self.grounds, ids)
         threads = compute_threads(config.group.threads, len(ids) * place.local_world)
-        if config.exchange.kind == "coordinator":
+        if config.exchange.elastic:
             threads = config.group.threads or 1  # others may share the host, and this worker cannot know
         self.crew = Crew(len(ids), self.device, threads, place.local_world)
         self.exchange, self.kind = self._exchange()
@@ -124,7 +124,7 @@ class Worker:
 
     def _exchange(self) -> tuple[Exchange, str]:
         times = self.config.exchange
-        if times.kind == "coordinator":
+        if times.elastic:
             return self._coordinated(), "coordinator"
         if times.kind == "inprocess" or (times.kind == "auto" and self.place.world == 1):
             group = InProcessGroup(1, round_deadline=times.round_deadline, join_window=times.join_window)
@@ -344,7 +344,7 @@ def _membership(config: Config, place: Place, first: int | None) -> Membership:
     Raises:
         ConfigError: --peer makes no sense here.
     """
-    if config.exchange.kind != "coordinator":
+    if not config.exchange.elastic:
         if first is not None:
             raise ConfigError(f"--peer {first} goes with --coordinator: in a fixed group the rank decides")
         return Membership(hosted(config, place))

@@ -26,7 +26,7 @@ class RayArena:
 
     def workers(self, folder: Path) -> list[psutil.Process]:
         """Their processes, by the files that they have open."""
-        return [process for process in self._nodes.actors(folder) if of_launcher(process, "Worker")]
+        return [process for process in self._nodes.actors(folder) if of_launcher(process, "WorkerActor")]
 
     def left(self, folder: Path) -> list[str]:
         """Actors of the run."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from coordinator.launch.base import Ended
+from coordinator.launch.base import ProcessExit
 from coordinator.launch.forked import Fork, ForkServer
 from peers.worker import forkserver
 from tests.commands import Running
@@ -52,7 +52,7 @@ class ForkedProcess:
 
     def poll(self) -> int | None:
         """Exit code; None while it runs."""
-        if self.returncode is None and isinstance(ended := self._fork.ended(), Ended):
+        if self.returncode is None and isinstance(ended := self._fork.ended(), ProcessExit):
             self.returncode = -1 if ended.code is None else ended.code
         return self.returncode
 

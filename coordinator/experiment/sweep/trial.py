@@ -16,7 +16,7 @@ from typing import Any
 from ray.tune import PlacementGroupFactory, Trainable
 
 from coordinator.experiment.sweep.live import Live, Seen
-from coordinator.launch.base import LOOK, PARTING, Ended, failure
+from coordinator.launch.base import LOOK, PARTING, ProcessExit, failure
 from coordinator.launch.processes import Child, with_parent
 from peers.runs.run_folder import RunFolder
 
@@ -106,11 +106,11 @@ class Trial(Trainable):
             time.sleep(LOOK)
         self._child.kill()
 
-    def _last(self, ended: Ended, log: Path) -> dict[str, Any]:
+    def _last(self, ended: ProcessExit, log: Path) -> dict[str, Any]:
         if ended.code == 0 and self._folder.summary.is_file():
             return self._answer("finished")
         return self._answer(
-            "failed", failure(self._task.name, ended if ended.code else Ended(0, "without a result"), log)
+            "failed", failure(self._task.name, ended if ended.code else ProcessExit(0, "without a result"), log)
         )
 
     def _answer(self, state: str = "running", why: str = "") -> dict[str, Any]:

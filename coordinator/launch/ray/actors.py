@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator.launch.fixed import store
 from peers.common.errors import PeersError
 from peers.config.loading import parse
 from peers.runs.run_folder import RunFolder
@@ -24,7 +25,7 @@ MIRRORED = ("metrics.jsonl", "summary.json", "logs/*")
 
 
 @dataclass(frozen=True)
-class Spot:
+class ActorLocation:
     """Where an actor is.
 
     Attributes:
@@ -38,10 +39,10 @@ class Spot:
     shares: bool
 
 
-class Placed:
+class LocatedActor:
     """An actor that can tell where it is."""
 
-    def spot(self, marker: str) -> Spot:
+    def spot(self, marker: str) -> ActorLocation:
         """Where it is.
 
         Args:
@@ -49,11 +50,11 @@ class Placed:
         """
         import ray
 
-        return Spot(ray.get_runtime_context().get_node_id(), address_of_node(), Path(marker).is_file())
+        return ActorLocation(ray.get_runtime_context().get_node_id(), address_of_node(), Path(marker).is_file())
 
 
-class Worker(Placed):
-    """One worker; with two threads, so that it can be told to stop while it runs.
+class ProcessActor(LocatedActor):
+    """An actor that stands for one process of a plan.
 
     Args:
         tree: the configuration, settled, as plain values.
@@ -63,11 +64,25 @@ class Worker(Placed):
 
     def __init__(self, tree: dict[str, Any], environment: Mapping[str, str], log: str) -> None:
         os.environ.update(environment)
-        from peers.worker.process import StopSignal
-
         self._config = parse(tree)
         self._folder = RunFolder.of(self._config)
         self._log = self._folder.path / log
+
+    def _enter(self) -> None:
+        """Make the run's folder, which this node may not share with the launcher, and log there."""
+        from peers.worker.process import log_to_file
+
+        self._folder.enter(self._config)
+        log_to_file(self._log)
+
+
+class WorkerActor(ProcessActor):
+    """One worker; with two threads, so that it can be told to stop while it runs."""
+
+    def __init__(self, tree: dict[str, Any], environment: Mapping[str, str], log: str) -> None:
+        super().__init__(tree, environment, log)
+        from peers.worker.process import StopSignal
+
         self._stop = StopSignal()
 
     def run(self, coordinator: str | None, first: int | None) -> int:
@@ -79,44 +94,30 @@ class Worker(Placed):
         """
         from peers.config.loading import updated
         from peers.worker.placement import Place
-        from peers.worker.process import log_to_file, set_up_logging
+        from peers.worker.process import set_up_logging
         from peers.worker.worker import work
 
         place = Place.of()
         set_up_logging(place)
         try:
-            self._folder.enter(self._config)  # this node may not share the launcher's disk
-            log_to_file(self._log)
+            self._enter()
             config = self._config
             if coordinator is not None:
                 config = updated(config, exchange={"address": coordinator})
             return work(config, place, "resume", self._stop, first=first)
-        except PeersError as exc:
-            logging.getLogger("peers.worker").error("%s", exc)
-            return exc.exit_code
-        except Exception:
-            logging.getLogger("peers.worker").exception("an error that nobody foresaw")
-            return 1
+        except Exception as exc:
+            return _exit_code_of(exc, logging.getLogger("peers.worker"))
 
     def stop(self) -> None:
         """Finish the round, save and end."""
         self._stop.request()
 
 
-class Coordinator(Placed):
-    """The service that closes rounds, in the event loop of its actor.
-
-    Args:
-        tree: the configuration, settled, as plain values.
-        environment: variables on top of the node's.
-        log: path of its log, below the run's folder.
-    """
+class CoordinatorActor(ProcessActor):
+    """The service that closes rounds, in the event loop of its actor."""
 
     def __init__(self, tree: dict[str, Any], environment: Mapping[str, str], log: str) -> None:
-        os.environ.update(environment)
-        self._config = parse(tree)
-        self._folder = RunFolder.of(self._config)
-        self._log = self._folder.path / log
+        super().__init__(tree, environment, log)
         self._asked = asyncio.Event()
         self._address: str | None = None
 
@@ -132,26 +133,20 @@ class Coordinator(Placed):
         from coordinator.service.store import forget
         from peers.common.hosts import WILDCARDS, host_in
         from peers.config.loading import updated
-        from peers.worker.process import log_to_file
 
         logs.set_up("INFO", as_json=False)
         try:
-            self._folder.enter(self._config)
-            log_to_file(self._log)
+            self._enter()
             config = self._config
-            told = (config.coordinator.advertise, config.exchange.interface)
-            if host_in(config.coordinator.bind) in WILDCARDS and told == (None, None):
+            chosen = (config.coordinator.advertise, config.exchange.interface)
+            if host_in(config.coordinator.bind) in WILDCARDS and chosen == (None, None):
                 # The address by which the cluster's nodes reach one another, as they have found out already.
                 config = updated(config, coordinator={"advertise": address_of_node()})
             if bind is None:
                 forget(self._folder.coordinator_state(config))
             return await attend(settings_of(config, bind=bind), self._asked, self._listens)
-        except PeersError as exc:
-            logging.getLogger(__name__).error("%s", exc)
-            return exc.exit_code
-        except Exception:
-            logging.getLogger(__name__).exception("an error that nobody foresaw")
-            return 1
+        except Exception as exc:
+            return _exit_code_of(exc, logging.getLogger(__name__))
 
     async def address(self) -> str | None:
         """HOST:PORT; None until it listens."""
@@ -172,7 +167,7 @@ class Coordinator(Placed):
         self._address = address
 
 
-class Store(Placed):
+class StoreActor(LocatedActor):
     """The store in which a fixed group meets: not in a worker, so that any of them may die."""
 
     def __init__(self) -> None:
@@ -180,13 +175,11 @@ class Store(Placed):
 
     def open(self, host: str) -> int:
         """Listen; returns the port."""
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, says its documentation
-
-        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
-        return int(self._store.port)
+        self._store, (_, port) = store(host)
+        return port
 
 
-class Courier(Placed):
+class RunFolderActor(LocatedActor):
     """Reads a run's folder on a node whose disk is not the launcher's.
 
     Args:
@@ -206,7 +199,7 @@ class Courier(Placed):
         Returns:
             {path: (inode, offset, bytes from there on)}; a file that was replaced begins at 0 again.
         """
-        found = {}
+        news = {}
         for path in (path for pattern in MIRRORED for path in self._folder.glob(pattern) if path.is_file()):
             name = str(path.relative_to(self._folder))
             with path.open("rb") as file:
@@ -218,8 +211,17 @@ class Courier(Placed):
             if name.endswith(".jsonl"):
                 data = data[: data.rfind(b"\n") + 1]
             if data or before != inode:
-                found[name] = inode, offset, data
-        return found
+                news[name] = inode, offset, data
+        return news
+
+
+def _exit_code_of(exc: Exception, logger: logging.Logger) -> int:
+    """Log what ended an actor; returns the exit code that its process would have."""
+    if isinstance(exc, PeersError):
+        logger.error("%s", exc)
+        return exc.exit_code
+    logger.error("an error that nobody foresaw", exc_info=exc)
+    return 1
 
 
 def address_of_node() -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from coordinator.launch import elastic, fixed
-from coordinator.launch.base import LOOK, Interrupted, Outcome, Reports
+from coordinator.launch.base import LOOK, Interrupted, LaunchResult, Reports
 from coordinator.launch.plan import Plan, ray_gpus
+from coordinator.launch.supervise import supervise
 from peers.common.errors import ConfigError
 from peers.common.hosts import connection_trouble, host_in, split, stays_here
 from peers.config.schema import RayConfig
@@ -31,7 +31,7 @@ SETTINGS = {
 }
 
 
-def launch(plan: Plan, reports: Reports) -> Outcome:
+def launch(plan: Plan, reports: Reports) -> LaunchResult:
     """Run a plan on a Ray cluster; see `coordinator.launch.base`.
 
     Raises:
@@ -44,13 +44,12 @@ def launch(plan: Plan, reports: Reports) -> Outcome:
         with Interrupted().installed() as early:
             group = _place(ray, plan, reports, early)
         if early.number is not None:
-            return Outcome(128 + early.number, 0, early.number)
+            return LaunchResult(128 + early.number, 0, early.number)
         from coordinator.launch.ray.mirror import Mirror
         from coordinator.launch.ray.site import ClusterSite
 
         site = ClusterSite(plan, group, Mirror(plan.folder))
         try:
-            supervise = elastic.supervise if plan.coordinator is not None else fixed.supervise
             return supervise(plan, site, reports)
         finally:
             site.close()
@@ -142,10 +141,10 @@ def _place(ray: ModuleType, plan: Plan, reports: Reports, interrupted: Interrupt
     asked, gpus = plan.config.launcher.ray, ray_gpus(plan.config)
     bundle = {name: amount for name, amount in (("CPU", asked.cpus), ("GPU", gpus)) if amount}
     group = ray.util.placement_group([bundle] * len(plan.processes), strategy=asked.strategy)
-    ready, began, told = group.ready(), time.monotonic(), False
+    ready, began, announced = group.ready(), time.monotonic(), False
     while not ray.wait([ready], timeout=LOOK)[0] and interrupted.number is None:
-        if not told and time.monotonic() > began + QUICK:
-            told = True
+        if not announced and time.monotonic() > began + QUICK:
+            announced = True
             reports.note(f"waiting for the cluster to make room, at most {asked.placement_timeout:g} s")
         if time.monotonic() > began + asked.placement_timeout:
             has = {name: ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU")}

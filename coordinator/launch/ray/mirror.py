@@ -45,13 +45,13 @@ class Mirror:
         self._lines = set(metrics.read_bytes().splitlines(keepends=True)) if metrics.is_file() else set()
         self._next = 0.0
 
-    def heed(self, spot: ray_actors.Spot) -> None:
+    def heed(self, spot: ray_actors.ActorLocation) -> None:
         """Bring here what is written where an actor is, from now on."""
         if spot.shares or spot.node in self._couriers:
             return
         there = NodeAffinitySchedulingStrategy(spot.node, soft=False)
-        made = ray.remote(ray_actors.Courier).options(num_cpus=0, scheduling_strategy=there)
-        self._couriers[spot.node] = made.remote(str(self._folder.path.absolute()))
+        actor_class = ray.remote(ray_actors.RunFolderActor).options(num_cpus=0, scheduling_strategy=there)
+        self._couriers[spot.node] = actor_class.remote(str(self._folder.path.absolute()))
 
     def look(self) -> None:
         """Ask for news now and then, and take what has come; does not wait."""

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from coordinator.launch.base import Ended, Meeting, Member, Service
+from coordinator.launch.base import Meeting, Member, ProcessExit, Service
 from coordinator.launch.plan import Plan, Process, ray_gpus
 from coordinator.launch.processes import CoordinatorChild, stderr_of
 from coordinator.launch.ray import actors as ray_actors
@@ -56,17 +56,17 @@ class ActorMember(Member):
                 self._mirror.heed(ray.get(self._spot))
         return not self._placed
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ProcessExit | None:
         """See `Member.ended`; of an actor that is gone nobody knows the exit code."""
         self.waits()
         if not _ready(self._run):
             return None
         try:
-            return Ended(ray.get(self._run))
+            return ProcessExit(ray.get(self._run))
         except RayActorError as exc:
-            return Ended(None, _brief(exc))
+            return ProcessExit(None, _brief(exc))
         except RayError as exc:
-            return Ended(1, _brief(exc))
+            return ProcessExit(1, _brief(exc))
         finally:
             self._mirror.fetch()
 
@@ -85,10 +85,10 @@ class ActorService(ActorMember, Service):
     def address(self) -> str | None:
         """See `Service.address`."""
         try:
-            found: str | None = ray.get(self._actor.address.remote(), timeout=1.0)
+            address: str | None = ray.get(self._actor.address.remote(), timeout=1.0)
         except (GetTimeoutError, RayError):
             return None  # it is being started; or it ended, and `ended` says so
-        return found
+        return address
 
     def end_run(self, reason: str) -> None:
         """See `Service.end_run`."""
@@ -115,22 +115,22 @@ class ClusterSite:
         """See `Site.serve`."""
         if self._plan.config.launcher.ray.coordinator == "launcher":
             return CoordinatorChild(self._plan, process, bind)
-        made = ray.remote(ray_actors.Coordinator).options(num_cpus=0, resources=HEAD)
-        actor: Any = made.remote(plain(self._plan.config), self._environment({}), process.log)
+        actor_class = ray.remote(ray_actors.CoordinatorActor).options(num_cpus=0, resources=HEAD)
+        actor: Any = actor_class.remote(plain(self._plan.config), self._environment({}), process.log)
         return ActorService(actor, actor.run.remote(bind), self._plan.folder.path / process.log, self._mirror)
 
     def work(self, process: Process, meeting: Meeting) -> Member:
         """See `Site.work`."""
         config, log = self._plan.config, stderr_of(self._plan, process)
         bundle = self._plan.processes.index(process)
-        made = ray.remote(ray_actors.Worker).options(
+        actor_class = ray.remote(ray_actors.WorkerActor).options(
             num_cpus=config.launcher.ray.cpus,
             num_gpus=ray_gpus(config),
             max_concurrency=4,
             scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, bundle),
         )
         name = str(log.relative_to(self._plan.folder.path))
-        actor: Any = made.remote(plain(config), self._environment(meeting.environment()), name)
+        actor: Any = actor_class.remote(plain(config), self._environment(meeting.environment()), name)
         first = process.peers[0] if meeting.coordinator is not None else None
         return ActorMember(actor, actor.run.remote(meeting.coordinator, first), log, self._mirror)
 
@@ -138,9 +138,9 @@ class ClusterSite:
         """See `Site.meet`."""
         if self._store is not None:
             ray.kill(self._store)
-        self._store = ray.remote(ray_actors.Store).options(num_cpus=0, resources=HEAD).remote()
+        self._store = ray.remote(ray_actors.StoreActor).options(num_cpus=0, resources=HEAD).remote()
         try:
-            spot: ray_actors.Spot = ray.get(self._store.spot.remote(str(self._mirror.marker)), timeout=ANSWER)
+            spot: ray_actors.ActorLocation = ray.get(self._store.spot.remote(str(self._mirror.marker)), timeout=ANSWER)
             return spot.ip, ray.get(self._store.open.remote(spot.ip), timeout=ANSWER)
         except (GetTimeoutError, RayError) as exc:
             raise ExchangeError(f"the store of the group does not answer on Ray's head node: {_brief(exc)}") from exc

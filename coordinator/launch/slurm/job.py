@@ -15,10 +15,10 @@ import signal
 import subprocess
 import sys
 
-from coordinator.launch import elastic, fixed
-from coordinator.launch.base import Interrupted, Outcome, Reports, WorkerFailedError, restarting
+from coordinator.launch.base import Interrupted, LaunchResult, Reports, WorkerFailedError, restarting
 from coordinator.launch.plan import Plan, make_plan
 from coordinator.launch.slurm.steps import JobSite, nodes_of_job
+from coordinator.launch.supervise import supervise
 from peers.common.errors import ExchangeError, PeersError
 from peers.config.loading import load
 
@@ -31,8 +31,7 @@ def main() -> int:
             plan = make_plan(load(sys.argv[1]))
             site = JobSite(plan, nodes_of_job())
             reports = Reports(lambda number, text: say(restarting(number, text, plan.max_restarts)), say)
-            supervise = elastic.supervise if plan.coordinator is not None else fixed.supervise
-            outcome = Outcome(0, 0, early.number) if early.number is not None else supervise(plan, site, reports)
+            outcome = LaunchResult(0, 0, early.number) if early.number is not None else supervise(plan, site, reports)
         return _closing(plan, outcome)
     except WorkerFailedError as exc:
         say(str(exc))
@@ -48,7 +47,7 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _closing(plan: Plan, outcome: Outcome) -> int:
+def _closing(plan: Plan, outcome: LaunchResult) -> int:
     job, slurm = os.environ["SLURM_JOB_ID"], plan.config.launcher.slurm
     if plan.folder.summary.is_file():
         return 0
@@ -69,8 +68,8 @@ def _closing(plan: Plan, outcome: Outcome) -> int:
 def _preempted(job: str) -> bool:
     """Whether Slurm is about to take the job's place for another one."""
     asked = ["scontrol", "show", "job", "--oneliner", job]
-    found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603  # Slurm's own program
-    return re.search(r"\bPreemptTime=(?!None|Unknown)\S+", found.stdout) is not None
+    shown = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603  # Slurm's own program
+    return re.search(r"\bPreemptTime=(?!None|Unknown)\S+", shown.stdout) is not None
 
 
 if __name__ == "__main__":

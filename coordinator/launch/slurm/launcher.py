@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.launch.base import LOOK, PARTING, Interrupted, Outcome, Reports, WorkerFailedError, exit_code_of
+from coordinator.launch.base import LOOK, PARTING, Interrupted, LaunchResult, Reports, WorkerFailedError, exit_code_of
 from coordinator.launch.plan import Plan
 from peers.common.errors import ConfigError, PeersError, RunFolderError
 from peers.common.files import write_atomically
@@ -28,7 +28,7 @@ ANSWER = 60
 
 
 @dataclass(frozen=True)
-class State:
+class JobState:
     """What Slurm says of a job.
 
     Attributes:
@@ -51,7 +51,7 @@ class State:
         return f"job {job} is {self.name}{where}"
 
 
-def launch(plan: Plan, reports: Reports) -> Outcome:
+def launch(plan: Plan, reports: Reports) -> LaunchResult:
     """Submit a plan's job, or find the one that was submitted for it, and follow it; see `coordinator.launch.base`.
 
     Raises:
@@ -91,7 +91,7 @@ def refuse_while_active(folder: RunFolder) -> None:
         )
 
 
-def look(job: str) -> State | None:
+def look(job: str) -> JobState | None:
     """What Slurm says of a job; None where it does not know it, or not any more.
 
     Raises:
@@ -102,14 +102,14 @@ def look(job: str) -> State | None:
         if "Invalid job id" in done.stderr:
             return None
         raise PeersError(f"scontrol show job {job}: {done.stderr.strip()}")
-    found = dict(re.findall(r"(\w+)=(\S*)", done.stdout))
-    code, _, number = found.get("ExitCode", "0:0").partition(":")
-    return State(
-        found["JobState"],
-        found.get("Reason", ""),
-        found.get("NodeList", ""),
+    fields = dict(re.findall(r"(\w+)=(\S*)", done.stdout))
+    code, _, number = fields.get("ExitCode", "0:0").partition(":")
+    return JobState(
+        fields["JobState"],
+        fields.get("Reason", ""),
+        fields.get("NodeList", ""),
         -int(number) or int(code),
-        int(found.get("Restarts", "0")),
+        int(fields.get("Restarts", "0")),
     )
 
 
@@ -119,60 +119,60 @@ class _Watch:
     def __init__(self, plan: Plan, reports: Reports, job: str, interrupted: Interrupted) -> None:
         self.plan, self.reports, self.job, self.interrupted = plan, reports, job, interrupted
         self.slurm = plan.config.launcher.slurm
-        self.relay = Relay(plan.folder.logs / f"job-{job}.log", reports)
-        self.state = State("unknown")
+        self.log = LogFollower(plan.folder.logs / f"job-{job}.log", reports)
+        self.state = JobState("unknown")
 
-    def run(self) -> Outcome:
-        told, deadline = False, float("inf")
+    def run(self) -> LaunchResult:
+        stopping, deadline = False, float("inf")
         while (state := self._look()) is not None and state.name not in OVER:
-            if self.interrupted.number is not None and not told:
+            if self.interrupted.number is not None and not stopping:
                 if not self.slurm.cancel_on_interrupt:
                     return self._left(self.interrupted.number)
-                told, deadline = True, time.monotonic() + 2 * PARTING
+                stopping, deadline = True, time.monotonic() + 2 * PARTING
                 self._stop(state)
             if time.monotonic() > deadline:
                 deadline = float("inf")
                 _check(_run("scancel", self.job))
         return self._ended()
 
-    def _look(self) -> State | None:
+    def _look(self) -> JobState | None:
         """Wait for a while, pass on what the job says, and ask Slurm again."""
         until = time.monotonic() + self.slurm.poll
         while time.monotonic() < until:
             time.sleep(min(LOOK, self.slurm.poll))
-            self.relay.pass_on()
+            self.log.pass_on()
             if self.interrupted.number is not None:
                 break
         state = look(self.job)
         if state is not None and state != self.state and state.name not in OVER:
             self.reports.note(state.line(self.job))
-        self.state = state or State("forgotten by Slurm")
+        self.state = state or JobState("forgotten by Slurm")
         return state
 
-    def _stop(self, state: State) -> None:
+    def _stop(self, state: JobState) -> None:
         """Let all peers save and end; a job that does not run yet is taken from the queue."""
         flags = ("--signal=TERM", "--batch") if state.name == "RUNNING" else ()
         _check(_run("scancel", *flags, self.job))
 
-    def _left(self, number: int) -> Outcome:
+    def _left(self, number: int) -> LaunchResult:
         note = (
             f"job {self.job} goes on; --resume auto follows it again, `scancel {self.job}` ends it "
             f"(launcher.slurm.cancel_on_interrupt = true does so on Ctrl-C)"
         )
-        return Outcome(128 + number, 0, number, note)
+        return LaunchResult(128 + number, 0, number, note)
 
-    def _ended(self) -> Outcome:
-        self.relay.pass_on()
+    def _ended(self) -> LaunchResult:
+        self.log.pass_on()
         state, number = self.state, self.interrupted.number
         if number is not None:
-            return Outcome(128 + number, state.restarts, number)
+            return LaunchResult(128 + number, state.restarts, number)
         if state.name == "COMPLETED":
             self._fetch()
-            return Outcome(0, state.restarts)
+            return LaunchResult(0, state.restarts)
         how = f"is {state.name}"
         if state.name == "FAILED":
             how = f"ended with {state.code}" if state.code >= 0 else f"was killed by signal {-state.code}"
-        text = f"job {self.job} {how}; its log is {self.relay.path}; --resume auto continues from the checkpoints"
+        text = f"job {self.job} {how}; its log is {self.log.path}; --resume auto continues from the checkpoints"
         raise WorkerFailedError(text, exit_code_of(state.code))
 
     def _fetch(self) -> None:
@@ -181,7 +181,7 @@ class _Watch:
             time.sleep(LOOK)
 
 
-class Relay:
+class LogFollower:
     """Passes the lines of a growing log on.
 
     Args:

@@ -11,21 +11,21 @@ import subprocess
 from typing import Any
 
 from coordinator.launch import fixed
-from coordinator.launch.base import Ended, Meeting, Member, Service
+from coordinator.launch.base import Meeting, Member, ProcessExit, Service
 from coordinator.launch.plan import Plan, Process
 from coordinator.launch.processes import Child, CoordinatorChild, stderr_of
 from coordinator.launch.slurm.sbatch import step, tasks_per_node
 from peers.common import hosts
 
 
-class Step(Child):
+class JobStep(Child):
     """A worker as a job step; `srun`, here, stands for it."""
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ProcessExit | None:
         """See `Member.ended`; srun ends with 128 + n where its task was ended by signal n."""
         ended = super().ended()
         if ended is not None and ended.code is not None and ended.code > 128:
-            return Ended(128 - ended.code)
+            return ProcessExit(128 - ended.code)
         return ended
 
     def stop(self) -> None:
@@ -62,7 +62,7 @@ class JobSite:
         """See `Site.work`."""
         place = self._plan.processes.index(process) // tasks_per_node(self._plan.config)
         command = (*step(self._plan.config, self._nodes[place]), *process.command, *meeting.flags())
-        return Step(command, stderr_of(self._plan, process), meeting.environment())
+        return JobStep(command, stderr_of(self._plan, process), meeting.environment())
 
     def meet(self) -> tuple[str, int]:
         """See `Site.meet`."""
@@ -77,5 +77,5 @@ class JobSite:
 def nodes_of_job() -> list[str]:
     """Names of the nodes of the job that this process runs in."""
     asked = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
-    found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603  # Slurm's own program
-    return found.stdout.split()
+    names = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603  # Slurm's own program
+    return names.stdout.split()

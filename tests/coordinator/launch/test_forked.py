@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coordinator.launch.base import Ended, WorkerFailedError
+from coordinator.launch.base import ProcessExit, WorkerFailedError
 from coordinator.launch.forked import LOST, Fork, ForkServer
 from coordinator.launch.local import modules
 from peers.common.errors import ConfigError
@@ -39,7 +39,7 @@ def worker(server: ForkServer, folder: Path, *sets: str, **environment: str) -> 
     return Fork(server, tuple(where), folder / "worker.stderr", environment)
 
 
-def ended(fork: Fork) -> Ended:
+def ended(fork: Fork) -> ProcessExit:
     """How it ended, once it has."""
     return until(fork.ended, "the worker's end")
 
@@ -54,18 +54,18 @@ def test_a_fork_is_a_worker_of_its_own(server: ForkServer, tmp_path: Path) -> No
     assert made.ended() is None
     assert {os.path.realpath(f"/proc/{made.pid}/fd/{number}") for number in (1, 2)} == {str(made.log)}
     made.stop()
-    assert ended(made) == Ended(0)
+    assert ended(made) == ProcessExit(0)
     assert "stopped after round" in made.log.read_text()
     assert list((tmp_path / "runs" / "run" / "checkpoints").glob("peer-*/latest"))
 
 
 def test_exit_codes_and_signals_are_told_apart(server: ForkServer, tmp_path: Path) -> None:
     """A wrong configuration, SIGKILL from here and from elsewhere; none of them harms the server."""
-    assert ended(worker(server, tmp_path, "group.peers=1")) == Ended(ConfigError.exit_code)
+    assert ended(worker(server, tmp_path, "group.peers=1")) == ProcessExit(ConfigError.exit_code)
     first, second = worker(server, tmp_path, "run.name=a"), worker(server, tmp_path, "run.name=b")
     first.kill()
     os.kill(second.pid, signal.SIGKILL)
-    assert (ended(first), ended(second)) == (Ended(-9), Ended(-9))
+    assert (ended(first), ended(second)) == (ProcessExit(-9), ProcessExit(-9))
     first.stop()  # too late, and reaches nobody
     assert server.lives
 
@@ -92,7 +92,7 @@ def test_a_fork_ends_when_its_threads_and_libraries_have(tmp_path: Path, monkeyp
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     server = ForkServer(("last_words",))
     made = worker(server, tmp_path, "group.peers=1")
-    assert ended(made) == Ended(ConfigError.exit_code)
+    assert ended(made) == ProcessExit(ConfigError.exit_code)
     server.close()
     assert made.log.read_text().splitlines()[-2:] == ["a thread", "at exit"]
 
@@ -106,7 +106,7 @@ def test_without_the_server_its_workers_save_themselves_and_end(tmp_path: Path) 
     folder = tmp_path / "runs" / "run"
     until(lambda: rounds_recorded(folder) > 5, "rounds")
     parent.kill()
-    assert ended(made) == Ended(None, LOST)
+    assert ended(made) == ProcessExit(None, LOST)
     assert list((folder / "checkpoints").glob("peer-*/latest"))
     with pytest.raises(WorkerFailedError, match="killed by signal 9"):
         worker(server, tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from coordinator.launch.progress import Display, Follower, Status
+from coordinator.launch.progress import Display, MetricsFollower, RunStatus
 from peers.runs.metrics import forget_after
 from peers.runs.run_folder import RunFolder, append_line
 
@@ -28,14 +28,14 @@ def record(folder: RunFolder, round_: int, peer: int = 0, **values: Any) -> None
 
 def test_before_the_file_exists_nothing_is_known(folder: RunFolder) -> None:
     """A run that has not begun is no error."""
-    status = Follower(folder.metrics, 50).poll(0.0)
+    status = MetricsFollower(folder.metrics, 50).poll(0.0)
     assert (status.rounds, status.done, status.rate, status.latest) == (50, 0, 0.0, {})
     assert status.line() == "round 0/50  0.0 rounds/s"
 
 
 def test_newest_values_of_each_peer_are_kept(folder: RunFolder) -> None:
     """Values stay until newer ones come; means are over the peers that have them."""
-    follower = Follower(folder.metrics, 50)
+    follower = MetricsFollower(folder.metrics, 50)
     append_line(folder.metrics, {"round": 0, "peer": 0, "knn_live_baseline": 80.0})
     assert follower.poll(0.0).done == 0  # without a receipt no round was closed
     record(folder, 0, 0, loss=0.5, effective_rank=30.0, seconds=0.1)
@@ -57,15 +57,17 @@ def test_line_shows_what_there_is() -> None:
         "knn_live": 85.0,
         "knn_live_baseline": 80.0,
     }
-    assert Status(50, 10, 2.5, {0: values}).line() == (
+    assert RunStatus(50, 10, 2.5, {0: values}).line() == (
         "round 10/50  2.5 rounds/s  loss 0.1235  disagreement 0.5000  rank 20.0  k-NN 85.0 (was 80.0, validation)"
     )
-    assert Status(50, 10, 2.5, {0: {"loss": 1.0, "knn_live": 85.0}}).line() == "round 10/50  2.5 rounds/s  loss 1.0000"
+    assert (
+        RunStatus(50, 10, 2.5, {0: {"loss": 1.0, "knn_live": 85.0}}).line() == "round 10/50  2.5 rounds/s  loss 1.0000"
+    )
 
 
 def test_rate_is_over_the_last_records(folder: RunFolder) -> None:
     """Rounds per second from what was seen first until now, so that a run that stalls is seen slowing down."""
-    follower = Follower(folder.metrics, 500)
+    follower = MetricsFollower(folder.metrics, 500)
     for second, round_ in ((0, 0), (1, 4), (2, 8)):
         record(folder, round_)
         follower.poll(float(second))
@@ -79,7 +81,7 @@ def test_rate_is_over_the_last_records(folder: RunFolder) -> None:
 
 def test_half_a_line_waits_for_its_rest(folder: RunFolder) -> None:
     """A record is taken once, when it is whole, wherever its bytes were parted, inside a character included."""
-    follower = Follower(folder.metrics, 50)
+    follower = MetricsFollower(folder.metrics, 50)
     for round_ in range(3):
         text = {"round": round_, "peer": 0, "receipt": "é", "loss": float(round_)}
         line = (json.dumps(text, ensure_ascii=False) + "\n").encode()
@@ -93,7 +95,7 @@ def test_half_a_line_waits_for_its_rest(folder: RunFolder) -> None:
 
 def test_a_trimmed_file_is_read_again(folder: RunFolder) -> None:
     """A resumed run trims the file: it is shown where it is now, and every new record is seen."""
-    follower = Follower(folder.metrics, 50)
+    follower = MetricsFollower(folder.metrics, 50)
     for round_ in range(10):
         record(folder, round_, loss=float(round_))
     assert follower.poll(0.0).done == 10
@@ -107,7 +109,7 @@ def test_a_trimmed_file_is_read_again(folder: RunFolder) -> None:
 
 def test_a_run_that_begins_again_is_at_its_beginning(folder: RunFolder) -> None:
     """When nothing is left of the records, nothing is shown of them."""
-    follower = Follower(folder.metrics, 50)
+    follower = MetricsFollower(folder.metrics, 50)
     record(folder, 9, loss=1.0)
     assert follower.poll(0.0).done == 10
     forget_after(folder, 0)
@@ -117,7 +119,7 @@ def test_a_run_that_begins_again_is_at_its_beginning(folder: RunFolder) -> None:
 
 def test_a_file_replaced_while_it_is_read(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trimming between opening and reading costs nothing: what was read belongs to the file that was opened."""
-    follower = Follower(folder.metrics, 50)
+    follower = MetricsFollower(folder.metrics, 50)
     for round_ in range(10):
         record(folder, round_, loss=float(round_))
     follower.poll(0.0)
@@ -145,7 +147,7 @@ def test_display_ends_with_the_last_state(folder: RunFolder, terminal: bool) -> 
     """However short a run was, what it came to stands on the console when the display closes."""
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=120, color_system=None)
-    with Display(Follower(folder.metrics, 10), console):
+    with Display(MetricsFollower(folder.metrics, 10), console):
         for round_ in range(10):
             record(folder, round_, loss=0.5)
     assert "round 10/10" in output.getvalue().splitlines()[-1]
@@ -155,6 +157,6 @@ def test_display_ends_with_the_last_state(folder: RunFolder, terminal: bool) -> 
 def test_plain_output_has_no_control_characters(folder: RunFolder) -> None:
     """In a log file there are lines of text alone."""
     output = io.StringIO()
-    with Display(Follower(folder.metrics, 10), Console(file=output, force_terminal=False)):
+    with Display(MetricsFollower(folder.metrics, 10), Console(file=output, force_terminal=False)):
         record(folder, 9, loss=0.5)
     assert output.getvalue() == "round 10/10  0.0 rounds/s  loss 0.5000\n"

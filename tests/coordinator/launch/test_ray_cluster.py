@@ -56,7 +56,7 @@ def test_a_killed_actor_and_a_lost_node_do_not_end_the_run(nodes: RayNodes, star
     running = launched(start, tmp_path, f"launcher.ray.address={nodes.address}", "exchange.kind=coordinator", *times)
     running.until(lambda: rounds_recorded(folder) >= 100)
     assert "4 workers on 3 of the cluster's 3 nodes" in running.output.read_text()
-    workers = [process for process in nodes.actors(folder) if of_launcher(process, "Worker")]
+    workers = [process for process in nodes.actors(folder) if of_launcher(process, "WorkerActor")]
     assert len(workers) == 4
     workers[0].kill()
     running.until(lambda: restarts(running) == 1)
@@ -102,7 +102,7 @@ def test_a_lost_coordinator_comes_back_where_it_was(nodes: RayNodes, start: Star
     # A busy machine may take longer than the default of 5 s to start an actor, and be told that it found nobody.
     running = launched(start, tmp_path, *where, "exchange.heartbeat=15", "run.rounds=600")
     running.until(lambda: rounds_recorded(folder) >= 100)
-    (service,) = [process for process in nodes.actors(folder) if of_launcher(process, "Coordinator")]
+    (service,) = [process for process in nodes.actors(folder) if of_launcher(process, "CoordinatorActor")]
     service.kill()
     code, output = running.wait()
     assert code == 0, output

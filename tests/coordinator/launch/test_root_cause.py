@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.launch.base import Ended
+from coordinator.launch.base import ProcessExit
 from coordinator.launch.fixed import cause
 from peers.common.errors import ConfigError, DivergedError, ExchangeError
 
@@ -27,7 +27,7 @@ KILLED, CRASHED, LOST = -9, 1, ExchangeError.exit_code
 )
 def test_the_cause_is_told_apart_from_what_followed(failures: list[tuple[Any, int | None]], expected: int) -> None:
     """A lost exchange is a consequence; among equals the one that was noticed first."""
-    found = cause([(rank, Ended(code)) for rank, code in failures])
+    found = cause([(rank, ProcessExit(code)) for rank, code in failures])
     assert found is not None
     assert found[0] == expected
 
