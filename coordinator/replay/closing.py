@@ -11,8 +11,9 @@ from torch import Tensor
 from coordinator.replay.history import Round
 from coordinator.service.aggregate import digest, robust
 from peers.common.summation import tree_sum
-from peers.exchange.base import Consensus, as_sent
+from peers.exchange.base import as_sent
 from peers.method.target_selection import Rule, trimmed
+from peers.transport.values import Consensus
 from protos.consensus_pb2 import FLOAT32
 from protos.tensors import to_wire
 
@@ -41,7 +42,7 @@ class Closed:
     sources: Mapping[int, tuple[int, ...]]
     digest: str | None
 
-    def consensus(self, hosted: tuple[int, ...]) -> Consensus:
+    def consensus(self, hosted: tuple[int, ...]) -> Consensus[Tensor]:
         """What comes back to the worker of some peers."""
         mine = {peer: self.sources[peer] for peer in hosted if peer in self.sources}
         wanted = {source for drawn in mine.values() for source in drawn} - set(hosted)

@@ -23,6 +23,7 @@ from coordinator.replay.result import Difference
 from peers.common.errors import DivergedError, RunFolderError
 from peers.config.schema import Config
 from peers.data.batches import Schedule
+from peers.exchange.base import receipt_of
 from peers.method.peer import Peer
 from peers.method.target_selection import Rule
 from peers.runs.checkpoint import restore, state_of
@@ -230,7 +231,7 @@ class Player:
         for block in sorted(set(hosted.values())) if round_.contributors is None else ():
             due = {self.receipts[round_.number, peer] for peer in block if (round_.number, peer) in self.receipts}
             for digest in sorted(due):
-                self._receipt(round_, block[0], digest, closed.consensus(block).receipt.digest, contributors)
+                self._receipt(round_, block[0], digest, receipt_of(closed.consensus(block)).digest, contributors)
         return closed
 
     def _receipt(self, round_: Round, peer: int | None, due: str, made: str, contributors: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ before they travel. The order of calls is fixed:
 
     join(hello) -> Ticket            once; blocks until the group has formed, or raises within the join window
     publish(round, outputs, digest)  returns at once; the outputs may be reused after it returns
-    Pending.result() -> Outcome      once for each publish, before the next publish: Consensus | Missed | Ended
+    Pending.result() -> Outcome      once for each publish, before the next publish: Consensus | Missed | RunEnded
     leave(report) -> reports         once, last; gives every member's report that this exchange can see
     close()                          any time, any number of times; releases sockets and threads, raises nothing
 
@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from peers.common.errors import DisagreementError
 from peers.method.target_selection import Rule
+from peers.transport.values import Consensus, Missed, RunEnded, Ticket
 
 WIRES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
 """Element types that publications may have on their way."""
@@ -62,24 +62,6 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Ticket:
-    """What the group has agreed on.
-
-    Attributes:
-        members: ids of all members, ascending.
-        first_round: the newest round that all have saved (0: nobody, or not all).
-        epoch: membership epoch; grows whenever a peer joins or leaves.
-        incarnations: the worker's own peers, {peer: how often this id has begun anew}; in elastic groups their ids
-            may be others than it wished for.
-    """
-
-    members: tuple[int, ...]
-    first_round: int
-    epoch: int
-    incarnations: Mapping[int, int]
-
-
-@dataclass(frozen=True)
 class Receipt:
     """What was closed: equal for every member of the round, or the round was void.
 
@@ -94,82 +76,20 @@ class Receipt:
     digest: str
 
 
-@dataclass(frozen=True)
-class Consensus:
-    """What comes back for one round.
-
-    Attributes:
-        round: its number.
-        epoch: membership epoch in which it closed.
-        contributors: ids of the peers whose outputs are in it, ascending.
-        total: [B, D] float32, sum of the contributors' outputs as they were sent; None where the rule needs no sum.
-        aggregate: [B, D] float32, the group's median or trimmed mean where the exchange computed it once for all;
-            None elsewhere.
-        sent: the caller's own outputs as they were sent, {peer: [B, D] float32}.
-        members: others' outputs that the rule asked for and that contributed, {peer: [B, D] float32}.
-        sources: whom each hosted peer listens to in this round, by the rule's draw; empty for rules on the sum.
-        leaving: ids of peers that take their leave after this round.
-        digest: of the receipt, where the exchange has made it already.
-    """
-
-    round: int
-    epoch: int
-    contributors: tuple[int, ...]
-    total: Tensor | None
-    sent: Mapping[int, Tensor]
-    members: Mapping[int, Tensor] = field(default_factory=dict)
-    sources: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    leaving: frozenset[int] = frozenset()
-    aggregate: Tensor | None = None
-    digest: str | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of contributors."""
-        return len(self.contributors)
-
-    @cached_property
-    def receipt(self) -> Receipt:
-        """Made when first asked for: the digest copies the total to the host."""
-        if self.digest is not None:
-            return Receipt(self.round, self.epoch, self.contributors, self.digest)
-        seen = {**self.members, **self.sent}
-        parts = [self.total] if self.total is not None else [seen[peer] for peer in sorted(seen)]
-        digest = xxhash.xxh3_128()
+def receipt_of(consensus: Consensus[Tensor]) -> Receipt:
+    """The receipt of a round; where the exchange has made no digest, the total is copied to the host for it."""
+    digest = consensus.digest
+    if digest is None:
+        seen = {**consensus.members, **consensus.sent}
+        parts = [consensus.total] if consensus.total is not None else [seen[peer] for peer in sorted(seen)]
+        state = xxhash.xxh3_128()
         for part in parts:
-            digest.update(part.detach().cpu().contiguous().numpy().data)
-        return Receipt(self.round, self.epoch, self.contributors, digest.hexdigest())
+            state.update(part.detach().cpu().contiguous().numpy().data)
+        digest = state.hexdigest()
+    return Receipt(consensus.round, consensus.epoch, consensus.contributors, digest)
 
 
-@dataclass(frozen=True)
-class Missed:
-    """The round closed without this worker, or was void for all: its peers skip the step. Elastic groups only.
-
-    Attributes:
-        round: its number.
-        reason: "late", "void" or "expelled"; after the last the worker has joined again, as new incarnations.
-        text: what happened, for the user.
-        next_round: the round to go on with.
-    """
-
-    round: int
-    reason: str
-    text: str
-    next_round: int
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The run is over for this worker, before the round closed. Elastic groups only.
-
-    Attributes:
-        text: why, for the user.
-    """
-
-    text: str
-
-
-Outcome: TypeAlias = Consensus | Missed | Ended
+Outcome: TypeAlias = Consensus[Tensor] | Missed | RunEnded
 
 
 class Pending(ABC):

@@ -29,20 +29,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from peers.common.errors import ExchangeError
 from peers.common.summation import tree_sum
-from peers.exchange.base import (
-    WIRES,
-    Consensus,
-    Exchange,
-    Hello,
-    Pending,
-    Report,
-    Ticket,
-    agree,
-    as_sent,
-    check_digests,
-)
+from peers.exchange.base import WIRES, Exchange, Hello, Pending, Report, agree, as_sent, check_digests
 from peers.exchange.rendezvous import choose_interface, why_not_formed
 from peers.method.target_selection import Rule
+from peers.transport.values import Consensus, Ticket
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +247,7 @@ class _CollectivePending(Pending):
         self._exchange, self._plan, self._round = exchange, plan, round_
         self._sent, self._work, self._receive = sent, work, receive
 
-    def result(self, timeout: float | None = None) -> Consensus:
+    def result(self, timeout: float | None = None) -> Consensus[Tensor]:
         plan = self._plan
         try:
             self._work.wait(*(() if timeout is None else (timedelta(seconds=timeout),)))

@@ -1,13 +1,14 @@
 """The exchange through a coordinator over gRPC: peers come, go and fail, and the others go on.
 
-All that travels, reconnects and beats is `stream.StreamClient`; this is the contract of `base` on top of it, in
-tensors. A worker that was expelled joins again by itself, under new incarnations, with the weights that it has.
+`StreamClient` does the work: it sends, reconnects and beats. This class turns tensors into arrays and back. A worker
+that was expelled joins again by itself, under new incarnations, with the weights that it has.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,21 +16,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from peers.exchange.base import Consensus, Ended, Exchange, Hello, Missed, Outcome, Pending, Report, Ticket
+from peers.exchange.base import Exchange, Hello, Outcome, Pending, Report
 from peers.transport.access import Access
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import (
-    Admission,
-    Expelled,
-    Late,
-    NoAnswerError,
-    PeerWish,
-    RoundResult,
-    Void,
-    WorkerInfo,
-)
-from peers.transport.outcomes import Ended as RunEnded
-from peers.transport.outcomes import Outcome as StreamOutcome
+from peers.transport.replies import NoAnswerError
+from peers.transport.values import Consensus, Expelled, Missed, PeerWish, RunEnded, Ticket, WorkerInfo
 from protos.tensors import Float32
 
 LOOK = 1.0
@@ -68,7 +59,6 @@ class CoordinatedExchange(Exchange):
         self._run, self._device, self._window = run, device, join_window
         self._any_id, self._stopping = any_id, stopping
         self._hello: Hello | None = None
-        self._admission: Admission | None = None
 
     @property
     def shares_memory(self) -> bool:
@@ -81,10 +71,9 @@ class CoordinatedExchange(Exchange):
             PeerWish(None if self._any_id else peer, 0, hello.saved.get(peer, ()) if not self._any_id else ())
             for peer in hello.peers
         )
-        admission = self._admit(hello, wishes)
-        self._hello = replace(hello, peers=admission.peers)
-        incarnations = dict(zip(admission.peers, admission.incarnations, strict=True))
-        return Ticket(admission.members, admission.first_round, admission.epoch, incarnations)
+        ticket = self._admitted(hello, wishes)
+        self._hello = replace(hello, peers=ticket.peers)
+        return ticket
 
     def publish(
         self, round_: int, outputs: Mapping[int, Tensor | None], digest: bytes, *, leaving: bool = False
@@ -106,45 +95,41 @@ class CoordinatedExchange(Exchange):
 
     def outcome(self, round_: int, timeout: float | None) -> Outcome:
         """What became of the publication for a round."""
-        times = self._times
-        patience = times.round_deadline + times.join_window if timeout is None else timeout
+        patience = self._client.patience if timeout is None else timeout
         now = time.monotonic()
-        end = now + patience
-        stop_by = float("inf")
+        end, stop_by = now + patience, math.inf
         while True:
             try:
-                found = self._client.result(max(0.0, min(LOOK, end - now)))
+                outcome = self._client.result(max(0.0, min(LOOK, end - now)))
+                break
             except NoAnswerError as exc:
                 now = time.monotonic()
                 if self._stopping():
                     # The round may wait for members that never come back: a stopped worker gives it one deadline.
-                    stop_by = min(stop_by, now + times.round_deadline + times.heartbeat)
+                    stop_by = min(stop_by, now + self._client.stopping_patience)
                 if now >= stop_by:
-                    return Ended("asked to stop while the group waits for members")
+                    return RunEnded("asked to stop while the group waits for members")
                 if now >= end:
                     raise NoAnswerError(exc.address, patience) from None
-                continue
-            return self._translated(round_, found)
+        if isinstance(outcome, Consensus):
+            return outcome.converted(self._tensor, self._sources(outcome))
+        return self._rejoin(round_, outcome) if isinstance(outcome, Expelled) else outcome
 
-    def _translated(self, round_: int, found: StreamOutcome) -> Outcome:
-        if isinstance(found, RoundResult):
-            return self._consensus(found)
-        if isinstance(found, Late):
-            return Missed(round_, "late", "it closed without this worker", found.next_round)
-        if isinstance(found, Void):
-            return Missed(round_, "void", found.reason, found.next_round)
-        if isinstance(found, RunEnded):
-            return Ended(found.reason)
-        return self._rejoin(round_, found)
+    def _sources(self, result: Consensus[Float32]) -> dict[int, tuple[int, ...]]:
+        """Whom the hosted peers listen to, by the draw among those that the round opened with."""
+        hello = self._joined()
+        if hello.rule.kind == "sum":
+            return {}
+        sources = hello.rule.sources(result.round, result.group)
+        return {peer: sources[peer] for peer in hello.peers if peer in sources}
 
-    @property
-    def _times(self) -> Admission:
-        if self._admission is None:
+    def _joined(self) -> Hello:
+        if self._hello is None:
             raise RuntimeError("publish came before join")
-        return self._admission
+        return self._hello
 
-    def _admit(self, hello: Hello, wishes: tuple[PeerWish, ...]) -> Admission:
-        self._admission = self._client.join(
+    def _admitted(self, hello: Hello, wishes: tuple[PeerWish, ...]) -> Ticket:
+        return self._client.join(
             WorkerInfo(
                 run_id=self._run,
                 peers=wishes,
@@ -156,37 +141,14 @@ class CoordinatedExchange(Exchange):
                 window=self._window,
             )
         )
-        return self._admission
 
     def _rejoin(self, round_: int, expelled: Expelled) -> Missed:
         """Join again, under the same ids and new incarnations."""
-        if self._hello is None:
-            raise RuntimeError("publish came before join")
-        logger.warning("expelled: %s; joining again", expelled.reason)
+        hello = self._joined()
+        logger.warning("expelled: %s; joining again", expelled.text)
         self._any_id = False
-        admission = self._admit(self._hello, tuple(PeerWish(peer, 1) for peer in self._hello.peers))
-        return Missed(round_, "expelled", expelled.reason, admission.first_round)
-
-    def _consensus(self, result: RoundResult) -> Consensus:
-        hello = self._hello
-        if hello is None:
-            raise RuntimeError("result came before join")
-        sources = {} if hello.rule.kind == "sum" else hello.rule.sources(result.round, result.group)
-        return Consensus(
-            round=result.round,
-            epoch=result.epoch,
-            contributors=result.contributors,
-            total=None if result.total is None else self._tensor(result.total),
-            sent=self._tensors(result.sent),
-            members=self._tensors(result.members),
-            sources={peer: sources[peer] for peer in hello.peers if peer in sources},
-            leaving=result.leaving,
-            aggregate=None if result.aggregate is None else self._tensor(result.aggregate),
-            digest=result.digest.hex(),
-        )
-
-    def _tensors(self, arrays: Mapping[int, Float32]) -> dict[int, Tensor]:
-        return {peer: self._tensor(values) for peer, values in arrays.items()}
+        ticket = self._admitted(hello, tuple(PeerWish(peer, 1) for peer in hello.peers))
+        return Missed(round_, "expelled", expelled.text, ticket.first_round)
 
     def _tensor(self, values: Float32) -> Tensor:
         """The values themselves on a CPU, unless they lie in what gRPC received, which is not to be written to."""

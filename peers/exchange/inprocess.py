@@ -10,17 +10,8 @@ from torch import Tensor
 
 from peers.common.errors import ExchangeError
 from peers.common.summation import tree_sum
-from peers.exchange.base import (
-    Consensus,
-    Exchange,
-    Hello,
-    Pending,
-    Report,
-    Ticket,
-    agree,
-    as_sent,
-    check_digests,
-)
+from peers.exchange.base import Exchange, Hello, Pending, Report, agree, as_sent, check_digests
+from peers.transport.values import Consensus, Ticket
 
 
 @dataclass
@@ -148,7 +139,7 @@ class _InProcessPending(Pending):
     def __init__(self, group: InProcessGroup, worker: int, hello: Hello, round_: int) -> None:
         self._group, self._worker, self._hello, self._round = group, worker, hello, round_
 
-    def result(self, timeout: float | None = None) -> Consensus:
+    def result(self, timeout: float | None = None) -> Consensus[Tensor]:
         group = self._group
         with group.changed:
             deadline = group.round_deadline if timeout is None else timeout
@@ -159,7 +150,7 @@ class _InProcessPending(Pending):
                 del group.rounds[self._round]
         return self._consensus(current)
 
-    def _consensus(self, current: _Round) -> Consensus:
+    def _consensus(self, current: _Round) -> Consensus[Tensor]:
         hello, publications = self._hello, current.publications
         check_digests(
             self._round, {self._group.hellos[worker].peers: each.digest for worker, each in publications.items()}

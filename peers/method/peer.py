@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from peers.common.errors import DivergedError
 from peers.config.schema import Config, OptimizerConfig
-from peers.exchange.base import Consensus
 from peers.method.best_checkpoint import Selection
 from peers.method.flat import Flat
 from peers.method.losses import loss
 from peers.method.targets import Missing, controlled, peer_target
 from peers.networks import registry as networks
+from peers.transport.values import Consensus
 
 NON_FINITE = ("abstained", "non_finite_loss", "non_finite_gradient")
 
@@ -142,7 +142,7 @@ class Peer:
         for buffer, before in zip(self.network.buffers(), self._before, strict=True):
             buffer.copy_(before)
 
-    def look(self, consensus: Consensus, live: Callable[[Peer], float]) -> None:
+    def look(self, consensus: Consensus[Tensor], live: Callable[[Peer], float]) -> None:
         """Keep the weights as they were when `forward` made the outputs, if they are the best so far.
 
         Args:
@@ -165,12 +165,12 @@ class Peer:
         network.load_state_dict(dict(self.selection.kept.state))
         return network
 
-    def step(self, consensus: Consensus) -> Step:
+    def step(self, consensus: Consensus[Tensor]) -> Step:
         """`backward`, then `advance`."""
         self.backward(consensus)
         return self.advance()
 
-    def backward(self, consensus: Consensus) -> None:
+    def backward(self, consensus: Consensus[Tensor]) -> None:
         """The gradient toward the consensus of the round whose outputs `forward` made.
 
         On a GPU it is only queued: several peers of a worker queue theirs before any waits for its own in `advance`.

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from peers.common.seeds import torch_generator
 from peers.config.schema import ConsensusConfig
-from peers.exchange.base import Consensus
 from peers.method.losses import leave_one_out
 from peers.method.target_selection import trimmed
+from peers.transport.values import Consensus
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Missing:
     reason: str
 
 
-def peer_target(consensus: Consensus, peer: int, config: ConsensusConfig) -> Tensor | Missing:
+def peer_target(consensus: Consensus[Tensor], peer: int, config: ConsensusConfig) -> Tensor | Missing:
     """The rule's target for one peer, before controls and weight.
 
     Args:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from peers.exchange.base import Consensus
+from peers.exchange.base import receipt_of
+from peers.transport.values import Consensus
 from peers.runs.metrics import Recorder
 from peers.method.peer import Step
 from peers.probes.collapse import deviation, disagreement, effective_rank
@@ -47,13 +49,13 @@ class Record:
     @classmethod
     def of(
         cls,
-        consensus: Consensus,
+        consensus: Consensus[Tensor],
         steps: Mapping[int, Step],
         values: Mapping[int, Mapping[str, Any]],
         live: Mapping[int, float] | None,
     ) -> Record:
         """Of the round that came to `consensus`; makes its receipt."""
-        return cls(consensus.round, consensus.count, consensus.receipt.digest, steps, values, live)
+        return cls(consensus.round, consensus.count, receipt_of(consensus).digest, steps, values, live)
 
 
 class Records:
@@ -79,7 +81,7 @@ class Records:
 
     def keep(
         self,
-        consensus: Consensus,
+        consensus: Consensus[Tensor],
         steps: Mapping[int, Step],
         values: Mapping[int, Mapping[str, Any]],
         live: Mapping[int, float] | None,

@@ -3,12 +3,12 @@
     client = StreamClient(Access("127.0.0.1:7070"))
     admission = client.join(info)            blocks until a round is open for the worker
     client.publish(round, outputs, digest)   returns at once; the outputs may be reused
-    outcome = client.result()                RoundResult | Void | Late | Expelled | Ended
+    outcome = client.result()                Consensus | Missed | Expelled | RunEnded
     client.leave(reports)                    once, last
     client.close()                           any time, any number of times
 
 `publish` and `result` alternate, from one thread. Two threads of its own keep the stream up (`stream_link`) and beat.
-After Expelled `join` may be called again; after Ended, or an error, only `leave` and `close`.
+After Expelled `join` may be called again; after RunEnded, or an error, only `leave` and `close`.
 
 Several hosted peers publish one sum where the rule lives on sums. They are added here in the coordinator's order, so an
 aligned block of 2^m ids gives the same bits as if each had published alone.
@@ -32,21 +32,19 @@ import grpc
 from peers.common.errors import DisagreementError, ExchangeError
 from peers.common.summation import tree_sum
 from peers.transport.access import Access
-from peers.transport.checks import checked, pause_of, tensors_of
 from peers.transport.link import Link, Lost
-from peers.transport.outcomes import (
-    Admission,
-    Ended,
-    Expelled,
-    Late,
+from peers.transport.replies import (
     NoAnswerError,
     Outcome,
     RefusedError,
-    RoundResult,
-    Void,
-    WorkerInfo,
+    checked,
+    consensus_of,
+    late,
+    outcome_of,
+    pause_of,
 )
 from peers.transport.shared_memory import ANSWERS, Lent, room_for
+from peers.transport.values import Consensus, Ticket, WorkerInfo
 from protos import consensus_pb2 as pb
 from protos.consensus_pb2_grpc import CoordinatorStub
 from protos.frames import Frame, FrameError
@@ -88,7 +86,17 @@ class StreamClient:
         """Whether payloads go through shared memory at the moment."""
         return self._link is not None and self._link.shares
 
-    def join(self, info: WorkerInfo) -> Admission:
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a result, after which something is wrong: the round deadline and the join window."""
+        return self._ticket.round_deadline + self._ticket.join_window
+
+    @property
+    def stopping_patience(self) -> float:
+        """Seconds that a worker which was asked to stop still waits for a result: a round's, and a heartbeat."""
+        return self._ticket.round_deadline + self._ticket.heartbeat
+
+    def join(self, info: WorkerInfo) -> Ticket:
         """Become a member; blocks until a round is open for this worker.
 
         Raises:
@@ -109,17 +117,8 @@ class StreamClient:
             self._unlink()
             raise RefusedError(arrival.header.reply.code, arrival.header.reply.text)
         self._next = arrival.header.opened
-        ticket = self._ticket
-        return Admission(
-            tuple(ticket.peers),
-            tuple(ticket.incarnations),
-            self._next.round,
-            self._next.epoch,
-            tuple(self._next.members),
-            ticket.heartbeat,
-            ticket.round_deadline,
-            ticket.join_window,
-        )
+        incarnations = dict(zip(self._ticket.peers, self._ticket.incarnations, strict=True))
+        return Ticket(tuple(self._next.members), self._next.round, self._next.epoch, incarnations)
 
     def publish(
         self, round_: int, outputs: Mapping[int, Float32 | None], digest: bytes, *, leaving: bool = False
@@ -189,14 +188,13 @@ class StreamClient:
         """
         if self._awaits is None:
             raise ExchangeError("result comes after publish")
-        patience = self._ticket.round_deadline + self._ticket.join_window if timeout is None else timeout
-        frame = self._arrival(patience)
+        frame = self._arrival(self.patience if timeout is None else timeout)
         round_, self._awaits = self._awaits, None
         if frame.kind == "result":
             return self._result(frame)
         if frame.kind == "opened":
             self._next = frame.header.opened
-            return Late(round_, self._next.round)
+            return late(round_, self._next.round)
         return self._reply(round_, frame.header.reply)
 
     def leave(self, reports: Mapping[int, bytes] | None = None, wait: float = 0.0) -> dict[int, bytes]:
@@ -331,36 +329,13 @@ class StreamClient:
     def _reply(self, round_: int, reply: pb.Reply) -> Outcome:
         if reply.HasField("next"):
             self._next = reply.next
-        if reply.code == pb.LATE:
-            return Late(round_, self._next.round)
-        if reply.code == pb.VOID:
-            return Void(round_, reply.text, self._next.round)
-        if reply.code == pb.EXPELLED:
-            return Expelled(reply.text)
-        if reply.code == pb.ENDED:
-            return Ended(reply.text)
-        if reply.code == pb.BATCH_MISMATCH:
-            raise DisagreementError(reply.text)
-        raise RefusedError(reply.code, reply.text)
+        return outcome_of(reply, round_, self._next.round)
 
-    def _result(self, frame: Frame) -> RoundResult:
+    def _result(self, frame: Frame) -> Consensus[Float32]:
         assert self._info is not None  # noqa: S101  # it has published
-        result = frame.header.result
         try:
-            tensors = tensors_of(frame, self._info.shape)
+            consensus = consensus_of(frame, self._info.shape, self._sent)
         except FrameError as exc:
             raise ExchangeError(f"the coordinator at {self._access.address} sent what is no result: {exc}") from exc
-        self._next = result.next
-        return RoundResult(
-            result.round,
-            result.epoch,
-            tuple(result.contributors),
-            tuple(result.members),
-            tensors[0] if result.content == pb.TOTAL else None,
-            tensors[0] if result.content == pb.AGGREGATE else None,
-            dict(zip(result.peers, tensors, strict=True)) if result.content == pb.MEMBERS else {},
-            dict(self._sent),
-            result.digest,
-            frozenset(result.leaving),
-            result.next.round,
-        )
+        self._next = frame.header.result.next
+        return consensus

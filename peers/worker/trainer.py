@@ -15,11 +15,12 @@ from torch import Tensor
 
 from peers.config.schema import Config
 from peers.data.batches import Data, Schedule, batch_digest
-from peers.exchange.base import Consensus, Ended, Exchange, Missed, Outcome
+from peers.exchange.base import Exchange, Outcome
 from peers.method.peer import Peer, Step
 from peers.runs.journal import Journal, Skip
 from peers.runs.metrics import Recorder
 from peers.runs.records import Records
+from peers.transport.values import Consensus, Missed, RunEnded
 from peers.worker.pool import Crew
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Trainer:
             began = time.perf_counter()
             digest = batch_digest(round_, schedule.indices(round_), self.data.fingerprint)
             outcome, steps = self.round(round_, next(batches), digest)
-            if isinstance(outcome, Ended):
+            if isinstance(outcome, RunEnded):
                 self.ended = outcome.text
                 for peer in self.peers:
                     peer.undo_forward()
@@ -145,7 +146,7 @@ class Trainer:
         self._records.flush()  # a run that resumes here finds the records of all rounds before
         self.crew.map(lambda peer: self.save(peer, done), self.peers)
 
-    def _record(self, round_: int, consensus: Consensus, steps: Sequence[Step], seconds: float) -> None:
+    def _record(self, round_: int, consensus: Consensus[Tensor], steps: Sequence[Step], seconds: float) -> None:
         probing = self.config.probe.every > 0 and (round_ + 1) % self.config.probe.every == 0
         last = round_ + 1 == self.rounds
         if probing:

@@ -21,7 +21,7 @@ from peers.common.errors import ConfigError, PeersError
 from peers.common.memory import keep_memory
 from peers.config import loading as configfile
 from peers.config.schema import Config
-from peers.exchange.base import Exchange, Hello, Ticket
+from peers.exchange.base import Exchange, Hello
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.inprocess import InProcessGroup
 from peers.method.peer import Peer
@@ -31,6 +31,7 @@ from peers.runs.checkpoint import Checkpoints
 from peers.runs.journal import Journal, Life, Terms
 from peers.runs.metrics import Recorder, forget_after
 from peers.runs.run_folder import Existing, PeerLock, run_name
+from peers.transport.values import Ticket
 from peers.worker.placement import Place, compute_threads, device_of, hosted, with_group
 from peers.worker.pool import Crew
 from peers.worker.preflight import check, saved_rounds

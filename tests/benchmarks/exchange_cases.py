@@ -19,12 +19,13 @@ import torch.distributed as dist
 from coordinator.certificates import make_certs
 from coordinator.service.settings import Tls
 from peers.common.memory import keep_memory
-from peers.exchange.base import Consensus, Exchange, Hello
+from peers.exchange.base import Exchange, Hello
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.coordinated import CoordinatedExchange
 from peers.exchange.inprocess import InProcessGroup
 from peers.method.target_selection import Rule
 from peers.transport.access import Access
+from peers.transport.values import Consensus
 from tests.benchmarks.exchange_groups import Group, group
 from tests.benchmarks.exchange_rounds import Array, Outputs, Peer, Setting, Threads
 from tests.benchmarks.service_load import service

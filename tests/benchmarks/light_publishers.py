@@ -25,7 +25,7 @@ import psutil
 
 from peers.transport.access import Access
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import Ended, PeerWish, RoundResult, WorkerInfo
+from peers.transport.values import Consensus, PeerWish, RunEnded, WorkerInfo
 from tests.benchmarks.service_load import ROOT
 from tests.benchmarks.usage import processor_time_of
 from tests.coordinator.service.light_peer import batch, outputs
@@ -93,9 +93,9 @@ def rounds(client: StreamClient, first: int, peer: int, shape: tuple[int, int]) 
     while True:
         client.publish(round_, {peer: outputs(peer, round_, shape)}, batch(round_))
         outcome = client.result()
-        if isinstance(outcome, Ended):
+        if isinstance(outcome, RunEnded):
             return
-        if not isinstance(outcome, RoundResult):
+        if not isinstance(outcome, Consensus):
             raise TypeError(f"peer {peer}: round {round_} did not close: {outcome}")
         yield round_
         round_ = outcome.next_round

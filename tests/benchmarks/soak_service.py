@@ -14,8 +14,9 @@ from pathlib import Path
 
 from peers.transport.access import Access
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import Admission, PeerWish, RefusedError, RoundResult, WorkerInfo
+from peers.transport.replies import RefusedError
 from peers.transport.shared_memory import FOLDER
+from peers.transport.values import Consensus, PeerWish, Ticket, WorkerInfo
 from protos.consensus_pb2 import ENDED
 from tests.benchmarks.service_load import Clock, Samples, service
 from tests.coordinator.service.light_peer import batch, outputs
@@ -46,7 +47,7 @@ class Member(threading.Thread):
         finally:
             self.client.close()
 
-    def live(self, admission: Admission) -> None:
+    def live(self, admission: Ticket) -> None:
         """Publish round after round."""
         round_ = admission.first_round
         while not self.vanish.is_set():
@@ -56,7 +57,7 @@ class Member(threading.Thread):
             outcome = self.client.result()
             if leaving or not hasattr(outcome, "next_round"):
                 return
-            self.skipped += not isinstance(outcome, RoundResult)
+            self.skipped += not isinstance(outcome, Consensus)
             round_ = outcome.next_round
 
 

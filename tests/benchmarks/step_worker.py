@@ -21,7 +21,7 @@ from torch import Tensor
 from peers.common.memory import keep_memory
 from peers.common.summation import tree_sum
 from peers.data.batches import Schedule, open_data
-from peers.exchange.base import Consensus, Exchange, Hello, Outcome, Pending, Report, Ticket
+from peers.exchange.base import Exchange, Hello, Outcome, Pending, Report
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.inprocess import InProcessGroup
 from peers.method.peer import Peer
@@ -29,6 +29,7 @@ from peers.method.target_selection import Rule
 from peers.networks import registry as networks
 from peers.runs.metrics import Recorder
 from peers.runs.run_folder import RunFolder
+from peers.transport.values import Consensus, Ticket
 from peers.worker.placement import Place, compute_threads, hosted
 from peers.worker.pool import Crew
 from peers.worker.trainer import Trainer

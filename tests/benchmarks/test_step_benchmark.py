@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from peers.data.batches import Schedule
-from peers.exchange.base import Consensus, Hello
+from peers.exchange.base import Hello
 from peers.method.peer import Peer
 from peers.method.target_selection import Rule
+from peers.transport.values import Consensus
 from tests.benchmarks.step_cases import LOOPS, arrangements, in_step, limits, load_of
 from tests.benchmarks.step_loop import make_optimizers, train
 from tests.benchmarks.step_worker import NoExchange, Order, Post, Trainers

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from peers.config import loading as configfile
 from peers.data.batches import Data, Schedule, batch_digest
-from peers.exchange.base import Consensus, Hello
+from peers.exchange.base import Hello
 from peers.exchange.inprocess import InProcessGroup
 from peers.method.peer import Peer
 from peers.method.target_selection import Rule
+from peers.transport.values import Consensus
 from peers.worker.placement import Place, with_group
 from peers.worker.preflight import Grounds, check
 

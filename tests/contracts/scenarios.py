@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from peers.common.errors import ExchangeError
-from peers.exchange.base import Consensus, Exchange, Hello, Pending
+from peers.exchange.base import Exchange, Hello, Pending, receipt_of
 from peers.method.target_selection import Rule
+from peers.transport.values import Consensus
 
 SEED = 7
 AMPLE, SHORT = 10.0, 2.0
@@ -55,7 +57,7 @@ def outputs_of(spec: Spec, peer: int, round_: int) -> torch.Tensor:
     return torch.randn(spec.shape, generator=generator) * 10.0 ** (peer % 4 - 1)
 
 
-def seen(consensus: Consensus) -> dict[str, Any]:
+def seen(consensus: Consensus[Tensor]) -> dict[str, Any]:
     """A consensus as plain values, which travel between processes."""
     return {
         "round": consensus.round,
@@ -68,11 +70,11 @@ def seen(consensus: Consensus) -> dict[str, Any]:
         "members": {peer: z.numpy().copy() for peer, z in consensus.members.items()},
         "sources": dict(consensus.sources),
         "leaving": sorted(consensus.leaving),
-        "receipt": consensus.receipt,
+        "receipt": receipt_of(consensus),
     }
 
 
-def closed(pending: Pending) -> Consensus:
+def closed(pending: Pending) -> Consensus[Tensor]:
     """The consensus of a round that must close for this worker."""
     outcome = pending.result()
     assert isinstance(outcome, Consensus), outcome

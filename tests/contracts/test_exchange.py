@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from peers.exchange.base import Missed
 from peers.method.target_selection import Rule
 from peers.method.targets import median, trimmed_mean
+from peers.transport.values import Missed
 from tests.contracts import scenarios
 from tests.contracts.arenas import Arena, CollectiveArena, FaultyArena, InProcessArena
 from tests.contracts.coordinated_arena import CoordinatedArena

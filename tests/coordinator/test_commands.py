@@ -21,7 +21,8 @@ from peers.common.hosts import WILDCARDS, own_address
 from peers.config import loading as configfile
 from peers.transport.access import Access
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import Ended, PeerWish, RefusedError, Void, WorkerInfo
+from peers.transport.replies import RefusedError
+from peers.transport.values import Missed, PeerWish, RunEnded, WorkerInfo
 from tests.commands import BIN, TINY, WORKER, Running, rounds_recorded, run, settings
 from tests.conftest import Start
 from tests.coordinator.service.processes import together, until
@@ -218,7 +219,7 @@ def test_status_and_stop(start: Start, tmp_path: Path) -> None:
         picture = run((COORDINATOR, "status", at), tmp_path, COLUMNS="160")[1]
         assert command(tmp_path, "stop", at, "--reason", "seen enough") == ""
         zero.publish(1)
-        assert zero.client.result(20) == Ended("stopped: seen enough")
+        assert zero.client.result(20) == RunEnded("stopped: seen enough")
         together(zero.client.leave, one_.client.leave)
     workers = {worker["name"]: worker for worker in status["workers"]}
     assert workers["node1"]["waited_for"] > workers["node0"]["waited_for"] == 0
@@ -280,7 +281,7 @@ def test_the_log_as_json_names_rounds_peers_and_codes_but_no_secret(start: Start
         # The stream and the call to leave are two ways: which arrives first would be a matter of luck.
         until(lambda: any(worker.published for worker in zero.client.status().workers), "peer 0 has published")
         one_.client.leave()
-        assert isinstance(zero.client.result(20), Void)
+        assert isinstance(zero.client.result(20), Missed)
         zero.publish(1, float("nan"))
         with pytest.raises(RefusedError, match="NOT_FINITE"):
             zero.client.result(20)

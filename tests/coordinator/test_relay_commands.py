@@ -14,7 +14,7 @@ from coordinator.service.from_config import settings_of
 from peers.config import loading as configfile
 from peers.config.credentials import access
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import Ended, PeerWish, RoundResult, WorkerInfo
+from peers.transport.values import Consensus, PeerWish, RunEnded, WorkerInfo
 from tests.commands import BIN, Running, run, settings
 from tests.conftest import Start
 from tests.coordinator.service.processes import together, until
@@ -122,11 +122,11 @@ def test_a_tree_with_certificates_and_a_token(start: Start, tmp_path: Path) -> N
         for round_ in range(3):
             client.publish(round_, {peer: np.full((4, 8), peer, np.float32)}, BATCH)
             result = client.result(30)
-            assert isinstance(result, RoundResult), result
+            assert isinstance(result, Consensus), result
             assert result.total is not None
             totals.append(float(result.total[0, 0]))
         client.publish(3, {peer: np.full((4, 8), peer, np.float32)}, BATCH)
-        assert client.result(30) == Ended("complete")
+        assert client.result(30) == RunEnded("complete")
         asked = ("status", relays[0][1], "--certs", "certs", "--mutual", "--token-file", "token")
         if peer == 0:
             code, output = run((COORDINATOR, *asked), tmp_path)

@@ -18,7 +18,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from peers.exchange.base import Exchange, Hello, Pending, Report, Ticket
+from peers.exchange.base import Exchange, Hello, Pending, Report
+from peers.transport.values import Ticket
 
 logger = logging.getLogger(__name__)
 

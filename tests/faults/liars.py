@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from peers.exchange.base import Exchange, Outcome, Pending
-from peers.transport.outcomes import RefusedError
+from peers.transport.replies import RefusedError
 from protos.consensus_pb2 import NORM_EXCEEDED, NOT_FINITE
 from tests.faults.faulty_exchange import FaultyExchange
 

@@ -9,9 +9,10 @@ import signal
 import pytest
 import torch
 
-from peers.exchange.base import Consensus, Hello
+from peers.exchange.base import Hello
 from peers.exchange.inprocess import InProcessGroup
 from peers.method.target_selection import Rule
+from peers.transport.values import Consensus
 from tests.faults.faulty_exchange import Fault, FaultyExchange
 
 DIGEST, OTHER = bytes(range(16)), bytes(255 - byte for byte in range(16))

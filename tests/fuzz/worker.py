@@ -22,9 +22,10 @@ from peers.transport.access import Access
 from peers.transport.broadcast import SLOTS, Broadcast
 from peers.transport.client import StreamClient
 from peers.transport.lane import READY, Lane, laid
-from peers.transport.outcomes import Ended, Expelled, Late, PeerWish, RoundResult, Void, WorkerInfo
+from peers.transport.values import Consensus, Expelled, Missed, PeerWish, RunEnded, WorkerInfo
 from protos import consensus_pb2 as pb
 from protos.frames import encode
+from protos.tensors import Float32
 from tests.fuzz.reader import Reader
 
 SHAPE = (2, 2)
@@ -54,10 +55,10 @@ def _live(client: StreamClient) -> None:
         for _ in range(4):
             client.publish(round_, {peer: np.ones(SHAPE, np.float32) for peer in admission.peers}, b"b" * 16)
             outcome = client.result(SOON)
-            assert isinstance(outcome, RoundResult | Void | Late | Expelled | Ended)
-            if isinstance(outcome, Expelled | Ended):
+            assert isinstance(outcome, Consensus | Missed | Expelled | RunEnded)
+            if isinstance(outcome, Expelled | RunEnded):
                 break
-            if isinstance(outcome, RoundResult):
+            if isinstance(outcome, Consensus):
                 _check(outcome)
             round_ = outcome.next_round
         assert isinstance(client.leave(dict.fromkeys(admission.peers, b"{}")), dict)
@@ -65,7 +66,7 @@ def _live(client: StreamClient) -> None:
         return
 
 
-def _check(outcome: RoundResult) -> None:
+def _check(outcome: Consensus[Float32]) -> None:
     """What reaches the training has the run's shape."""
     for values in (outcome.total, outcome.aggregate, *outcome.members.values()):
         assert values is None or (values.shape == SHAPE and values.dtype == np.float32)

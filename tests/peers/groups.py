@@ -14,10 +14,11 @@ from torch import Tensor
 
 from peers.config.loading import parse
 from peers.config.schema import Config
-from peers.exchange.base import Consensus, Hello, Pending
+from peers.exchange.base import Hello, Pending
 from peers.exchange.inprocess import InProcessGroup
 from peers.method.peer import Peer, Step
 from peers.method.target_selection import Rule
+from peers.transport.values import Consensus
 
 SHAPE = (1, 6, 6)
 BATCH = 16
@@ -72,7 +73,7 @@ class Group:
         return [peer.step(consensus) for peer in self.peers]
 
 
-def closed(pending: Pending) -> Consensus:
+def closed(pending: Pending) -> Consensus[Tensor]:
     """What a round came to in a group that nobody leaves early."""
     outcome = pending.result()
     assert isinstance(outcome, Consensus)
@@ -81,7 +82,7 @@ def closed(pending: Pending) -> Consensus:
 
 def exchanged(
     outputs: Mapping[int, Tensor | None], rule: Rule, *, wire: str = "float32", round_: int = 0, workers: int = 1
-) -> dict[int, Consensus]:
+) -> dict[int, Consensus[Tensor]]:
     """What each peer's worker gets back when all publish once.
 
     Args:
@@ -96,7 +97,7 @@ def exchanged(
     group = InProcessGroup(len(blocks), round_deadline=20, join_window=20)
     shape = next((z.shape[0], z.shape[1]) for z in [*outputs.values(), torch.zeros(1, 1)] if z is not None)
 
-    def work(block: tuple[int, ...]) -> Consensus:
+    def work(block: tuple[int, ...]) -> Consensus[Tensor]:
         exchange = group.exchange()
         exchange.join(Hello(block, len(members), shape, {}, dict.fromkeys(block, ()), rule, wire))
         return closed(exchange.publish(round_, {peer: outputs[peer] for peer in block}, DIGEST))

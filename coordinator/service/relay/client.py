@@ -10,7 +10,7 @@ from peers.common.errors import ExchangeError
 from peers.transport.access import Access
 from peers.transport.client import CALL, StreamClient
 from peers.transport.link import Link
-from peers.transport.outcomes import Outcome, RefusedError
+from peers.transport.replies import Outcome, RefusedError
 from protos import consensus_pb2 as pb
 from protos.frames import Frame
 from protos.tensors import Float32, to_wire

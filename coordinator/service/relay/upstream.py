@@ -22,17 +22,8 @@ from coordinator.service.settings import ServiceSettings
 from peers.common.errors import ConfigError, DisagreementError, ExchangeError
 from peers.transport.access import Access
 from peers.transport.client import CALL
-from peers.transport.outcomes import (
-    Ended,
-    Expelled,
-    Late,
-    Outcome,
-    PeerWish,
-    RefusedError,
-    RoundResult,
-    Void,
-    WorkerInfo,
-)
+from peers.transport.replies import Outcome, RefusedError
+from peers.transport.values import Consensus, Expelled, PeerWish, RunEnded, WorkerInfo
 from protos import consensus_pb2 as pb
 from protos.frames import Buffer
 from protos.tensors import Float32, to_wire
@@ -193,8 +184,8 @@ class Upstream:
         """What waiting for a round gave."""
         if isinstance(outcome, int):
             return Opened(outcome)
-        if isinstance(outcome, Ended):
-            return Over(outcome.reason, member=True)
+        if isinstance(outcome, RunEnded):
+            return Over(outcome.text, member=True)
         logger.warning("the group above has this relay no more: %s", outcome)
         return Parted({})
 
@@ -212,20 +203,20 @@ class Upstream:
             return self._hand_in(replace(collected, peers=(), abstains=abstains), None)
 
     def _judged(self, round_: int, outcome: Outcome) -> Told:
-        if isinstance(outcome, RoundResult):
+        if isinstance(outcome, Consensus):
             leaving = tuple(sorted(outcome.leaving))
             whole = Receipt(outcome.epoch, outcome.contributors, outcome.group, leaving)
             assert outcome.total is not None  # noqa: S101  # a relay joins with a rule that lives on sums
             total = to_wire(outcome.total, pb.FLOAT32)
-            return self._answered(Closed(round_, pb.OK, whole=whole), total, outcome.digest)
-        if isinstance(outcome, Ended):
-            return Over(outcome.reason, member=True)
+            assert outcome.digest is not None  # noqa: S101  # every coordinator gives one
+            return self._answered(Closed(round_, pb.OK, whole=whole), total, bytes.fromhex(outcome.digest))
+        if isinstance(outcome, RunEnded):
+            return Over(outcome.text, member=True)
         if isinstance(outcome, Expelled):
-            text = f"round {round_} went on above without this relay: {outcome.reason}"
+            text = f"round {round_} went on above without this relay: {outcome.text}"
             return Answered(Closed(round_, pb.EXPELLED, text))
-        if isinstance(outcome, Void):
-            return self._answered(Closed(round_, pb.VOID, outcome.reason))
-        assert isinstance(outcome, Late)  # noqa: S101  # all others are above
+        if outcome.reason == "void":
+            return self._answered(Closed(round_, pb.VOID, outcome.text))
         return self._answered(Closed(round_, pb.LATE, f"round {round_} closed above without this relay: it was late"))
 
     def _answered(self, closed: Closed, total: Buffer = b"", digest: bytes = b"") -> Answered:

@@ -15,6 +15,7 @@ from coordinator.replay.history import Round
 from coordinator.service.aggregate import Aggregator, Block
 from coordinator.service.rounds import Publication, Settled
 from peers.common.summation import tree_sum
+from peers.exchange.base import receipt_of
 from peers.method.target_selection import Rule
 from protos.consensus_pb2 import FLOAT32, OK
 from protos.tensors import NAMES, Float32, as_sent, from_wire, to_wire
@@ -129,7 +130,7 @@ def test_a_fixed_group(name: str) -> None:
     seen = exchanged({**tensors(outputs), 2: None}, rule, wire="bf16", round_=7)
     closed = close(Round(7, 1, (0, 1, 2, 3)), tensors(outputs), dict.fromkeys(range(4), (0, 1, 2, 3)), rule, "bf16")
     again = closed.consensus((0, 1, 2, 3))
-    assert {consensus.receipt for consensus in seen.values()} == {again.receipt}
+    assert {receipt_of(consensus) for consensus in seen.values()} == {receipt_of(again)}
     assert dict(again.sources) == dict(seen[0].sources)
 
 

@@ -41,7 +41,7 @@ class Besieged:
     @property
     def rounds(self) -> int:
         """Rounds that all honest members know of."""
-        return min(peer.out.read_bytes().count(b'"RoundResult"') for peer in self.peers)
+        return min(peer.out.read_bytes().count(b'"Consensus"') for peer in self.peers)
 
     @property
     def mib(self) -> float:
@@ -130,7 +130,7 @@ def besieged(folder: Path, *flags: str, **settings: Any) -> Iterator[Besieged]:
             for number in range(HONEST):
                 arguments = ("--peer", str(number), "--pause", "0.01", "--token", TOKEN, *flags)
                 peers.append(LightPeer(at, f"peer{number}", *arguments))
-            until(lambda: all(len(peer.lines("RoundResult")) > 5 for peer in peers), "rounds close")
+            until(lambda: all(len(peer.lines("Consensus")) > 5 for peer in peers), "rounds close")
             yield Besieged(at, peers)
         finally:
             for peer in peers:

@@ -15,17 +15,8 @@ import numpy as np
 
 from peers.transport.access import Access
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import (
-    Admission,
-    Ended,
-    Expelled,
-    Late,
-    Outcome,
-    PeerWish,
-    RoundResult,
-    Void,
-    WorkerInfo,
-)
+from peers.transport.replies import Outcome
+from peers.transport.values import Consensus, Expelled, Missed, PeerWish, RunEnded, Ticket, WorkerInfo
 
 
 def outputs(peer: int, round_: int, shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -41,22 +32,20 @@ def batch(round_: int) -> bytes:
 def told(outcome: Outcome) -> dict[str, Any]:
     """An outcome as a JSON object."""
     line: dict[str, Any] = {"kind": type(outcome).__name__, "at": time.time()}
-    if isinstance(outcome, RoundResult):
+    if isinstance(outcome, Consensus):
         return {
             **line,
             "round": outcome.round,
             "epoch": outcome.epoch,
             "contributors": outcome.contributors,
-            "digest": outcome.digest.hex(),
+            "digest": outcome.digest,
         }
-    if isinstance(outcome, Late):
-        return {**line, "round": outcome.round}
-    if isinstance(outcome, Void):
-        return {**line, "round": outcome.round, "reason": outcome.reason}
-    return {**line, "reason": outcome.reason}
+    if isinstance(outcome, Missed):
+        return {**line, "kind": outcome.reason, "round": outcome.round, "reason": outcome.text}
+    return {**line, "reason": outcome.text}
 
 
-def live(client: StreamClient, admission: Admission, shape: tuple[int, int], pause: float, out: TextIO) -> Outcome:
+def live(client: StreamClient, admission: Ticket, shape: tuple[int, int], pause: float, out: TextIO) -> Outcome:
     """Publish round after round until the membership ends; the outcome that ended it."""
     round_ = admission.first_round
     while True:
@@ -64,7 +53,7 @@ def live(client: StreamClient, admission: Admission, shape: tuple[int, int], pau
         outcome = client.result()
         out.write(json.dumps(told(outcome)) + "\n")
         out.flush()
-        if isinstance(outcome, Expelled | Ended):
+        if isinstance(outcome, Expelled | RunEnded):
             return outcome
         round_ = outcome.next_round
         if pause:
@@ -89,10 +78,10 @@ def main() -> None:
     with open(given.out, "a") as out:
         while True:
             admission = client.join(info)
-            joined = {"kind": "joined", "peers": admission.peers, "incarnations": admission.incarnations}
+            joined = {"kind": "joined", "peers": admission.peers, "incarnations": list(admission.incarnations.values())}
             out.write(json.dumps({**joined, "round": admission.first_round}) + "\n")
             out.flush()
-            if isinstance(live(client, admission, shape, given.pause, out), Ended):
+            if isinstance(live(client, admission, shape, given.pause, out), RunEnded):
                 break
         client.leave(dict.fromkeys(admission.peers, b'{"light": true}'))
         client.close()

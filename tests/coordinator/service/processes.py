@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from coordinator.service.settings import ServiceSettings
 from peers.transport.access import Access
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import PeerWish, WorkerInfo
+from peers.transport.values import PeerWish, WorkerInfo
 from tests.coordinator.service.settled import settings
 
 ROOT = Path(__file__).parents[3]
@@ -123,7 +123,7 @@ def receipts_agree(peers: Iterable[LightPeer]) -> dict[int, Any]:
     seen: dict[int, Any] = {}
     for peer in peers:
         rounds = []
-        for line in peer.lines("RoundResult"):
+        for line in peer.lines("Consensus"):
             receipt = (line["epoch"], tuple(line["contributors"]), line["digest"])
             assert seen.setdefault(line["round"], receipt) == receipt, f"two receipts of round {line['round']}"
             rounds.append(line["round"])

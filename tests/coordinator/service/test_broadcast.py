@@ -16,7 +16,7 @@ from coordinator.service.lanes import Lanes
 from peers.method.target_selection import Rule
 from peers.transport.broadcast import SLOTS, Broadcast, OverwrittenError, Reception
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import RoundResult
+from peers.transport.values import Consensus
 from tests.coordinator.service.processes import coordinator, info, together
 from tests.coordinator.service.settled import BATCH
 
@@ -120,7 +120,7 @@ def test_members_read_the_same_result_and_one_that_is_too_late_asks_again(tmp_pa
             for peer, client in enumerate(clients):
                 client.publish(round_, {peer: np.full((4, 8), round_ + peer, np.float32)}, BATCH)
             for result in together(*(client.result for client in clients)):
-                assert isinstance(result, RoundResult), result
+                assert isinstance(result, Consensus), result
                 found = result.total if rule == "mean" else result.aggregate
                 assert found is not None
                 assert (found == (2 * round_ + 1 if rule == "mean" else round_ + 0.5)).all()

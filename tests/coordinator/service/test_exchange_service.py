@@ -17,7 +17,8 @@ from peers.common.errors import DisagreementError, ExchangeError
 from peers.common.summation import tree_sum
 from peers.method.target_selection import Rule
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import Ended, Late, Outcome, RefusedError, RoundResult, Void
+from peers.transport.replies import Outcome, RefusedError
+from peers.transport.values import Consensus, Missed, RunEnded
 from protos.consensus_pb2 import INDEX_HELD, OVER, RUNNING
 from protos.tensors import NAMES, Float32, as_sent
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together
@@ -31,21 +32,23 @@ def outputs(peer: int, shape: tuple[int, int] = SHAPE) -> Float32:
     return (np.random.default_rng(peer).standard_normal(shape) * 10.0 ** (peer % 5)).astype(np.float32)
 
 
-def one_round(client: StreamClient, peers: tuple[int, ...], round_: int, shape: tuple[int, int] = SHAPE) -> RoundResult:
+def one_round(
+    client: StreamClient, peers: tuple[int, ...], round_: int, shape: tuple[int, int] = SHAPE
+) -> Consensus[Float32]:
     """Publish for the hosted peers; the round must close."""
     client.publish(round_, {peer: outputs(peer, shape) for peer in peers}, BATCH)
     outcome = client.result(20)
-    assert isinstance(outcome, RoundResult), outcome
+    assert isinstance(outcome, Consensus), outcome
     return outcome
 
 
-def run_group(at: Coordinator, *hosted: tuple[int, ...], rounds: int = 2, **options: Any) -> list[RoundResult]:
+def run_group(at: Coordinator, *hosted: tuple[int, ...], rounds: int = 2, **options: Any) -> list[Consensus[Float32]]:
     """Workers that host these peers, for some rounds; each worker's last result."""
     shape, wire = options.get("shape", SHAPE), options.get("wire", "float32")
     shared = options.get("shared", True)
 
-    def worker(peers: tuple[int, ...]) -> Callable[[], RoundResult]:
-        def live() -> RoundResult:
+    def worker(peers: tuple[int, ...]) -> Callable[[], Consensus[Float32]]:
+        def live() -> Consensus[Float32]:
             client = at.client(shared=shared)
             admission = client.join(info(*peers, shape=shape, wire=wire, rule=at.settings.rule.name, insist=True))
             assert admission.peers == peers
@@ -76,7 +79,7 @@ def test_everybody_gets_the_total_of_the_definition(tmp_path: Path, wire: str, s
     for result in results:
         assert result.total is not None
         assert result.total.tobytes() == due
-        assert result.digest == xxhash.xxh3_128_digest(due)
+        assert result.digest == xxhash.xxh3_128_hexdigest(due)
         assert (result.contributors, result.group, result.count) == ((0, 1, 2, 3), (0, 1, 2, 3), 4)
     assert np.array_equal(results[2].sent[3], as_sent(outputs(3), NAMES[wire]))
 
@@ -162,16 +165,16 @@ def test_abstaining_late_and_leaving(tmp_path: Path) -> None:
         first, second = outcomes({0: clients[0], 1: clients[1]}, 0)
         third = clients[2].result(20)
         for outcome in (first, second, third):
-            assert isinstance(outcome, RoundResult)
+            assert isinstance(outcome, Consensus)
             assert outcome.contributors == (0, 1)
         outcomes({0: clients[0], 1: clients[1]}, 1)  # closes at its deadline, without peer 2
         clients[2].publish(1, {2: outputs(2)}, BATCH)
-        assert clients[2].result(20) == Late(1, 2)
+        assert clients[2].result(20) == Missed(1, "late", "it closed without this worker", 2)
         clients[1].publish(2, {1: outputs(1)}, BATCH, leaving=True)
         clients[2].publish(2, {2: outputs(2)}, BATCH)
         last = one_round(clients[0], (0,), 2)
         assert last.leaving == {1}
-        assert isinstance(clients[1].result(20), RoundResult)
+        assert isinstance(clients[1].result(20), Consensus)
         assert clients[1].leave({1: b'{"knn": 85.5}'}) == {1: b'{"knn": 85.5}'}
         for client in clients:
             client.close()
@@ -184,8 +187,8 @@ def test_without_a_quorum_the_round_is_void_for_all(tmp_path: Path) -> None:
         together(*(lambda place=place: clients[place].join(info(place)) for place in range(3)))
         clients[0].publish(0, {0: outputs(0)}, BATCH)
         outcome = clients[0].result(20)
-        assert isinstance(outcome, Void)
-        assert "1 of 3, at least 2 are needed" in outcome.reason
+        assert isinstance(outcome, Missed)
+        assert "1 of 3, at least 2 are needed" in outcome.text
         assert outcome.next_round == 1
         for client in clients:
             client.close()
@@ -211,7 +214,7 @@ def test_a_run_ends_by_itself(tmp_path: Path) -> None:
         assert clients[0].status().phase == RUNNING
         for round_ in range(3):
             outcomes(dict(enumerate(clients)), round_)
-        assert outcomes(dict(enumerate(clients)), 3) == [Ended("complete")] * 2
+        assert outcomes(dict(enumerate(clients)), 3) == [RunEnded("complete")] * 2
         status = clients[0].status()
         assert (status.phase, status.text, status.closed, status.voided) == (OVER, "complete", 3, 0)
         reports = together(

@@ -21,8 +21,8 @@ from coordinator.service.store import FILE
 from coordinator.status import current
 from peers.transport.access import Access
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import Ended, RoundResult
 from peers.transport.shared_memory import FOLDER
+from peers.transport.values import Consensus, RunEnded
 from tests.coordinator.service.processes import (
     ROOT,
     Coordinator,
@@ -53,12 +53,12 @@ def start(peers: list[LightPeer], at: Coordinator, count: int, *arguments: str) 
     """Start light peers 0, 1, ..., and wait until all are under way."""
     for number in range(count):
         peers.append(LightPeer(at, f"peer{number}", "--peer", str(number), "--pause", "0.01", *arguments))
-    until(lambda: all(len(peer.lines("RoundResult")) > 5 for peer in peers), "rounds close")
+    until(lambda: all(len(peer.lines("Consensus")) > 5 for peer in peers), "rounds close")
 
 
 def rounds_go_on(peer: LightPeer, beyond: int) -> None:
     """Wait until a peer has been told of so many rounds."""
-    until(lambda: len(peer.lines("RoundResult")) > beyond, "rounds go on")
+    until(lambda: len(peer.lines("Consensus")) > beyond, "rounds go on")
 
 
 def longest_stall(peer: LightPeer) -> float:
@@ -77,14 +77,14 @@ def test_a_killed_peer_is_not_waited_for_and_may_come_back(tmp_path: Path, peers
     with coordinator(tmp_path, group=3, rounds=100000, **TIMES) as at:
         start(peers, at, 3)
         peers[2].reap()
-        reached = len(peers[0].lines("RoundResult"))
+        reached = len(peers[0].lines("Consensus"))
         rounds_go_on(peers[0], reached + 20)
-        assert peers[0].lines("RoundResult")[-1]["contributors"] == [0, 1]
+        assert peers[0].lines("Consensus")[-1]["contributors"] == [0, 1]
         until(lambda: "its stream was down" in at.log or "silent for more" in at.log, "it is expelled")
         peers.append(LightPeer(at, "peer2", "--peer", "2"))
         again = until(lambda: peers[3].lines("joined")[1:], "it joins again")[0]
         assert (again["peers"], again["incarnations"]) == ([2], [1])
-        until(lambda: peers[0].lines("RoundResult")[-1]["contributors"] == [0, 1, 2], "it contributes again")
+        until(lambda: peers[0].lines("Consensus")[-1]["contributors"] == [0, 1, 2], "it contributes again")
         receipts_agree(peers)
         assert longest_stall(peers[0]) < TIMES["round_deadline"] + 1
 
@@ -94,13 +94,13 @@ def test_a_stopped_peer_is_expelled_told_so_and_rejoins(tmp_path: Path, peers: l
     with coordinator(tmp_path, group=3, rounds=100000, **TIMES) as at:
         start(peers, at, 3)
         os.kill(peers[1].process.pid, signal.SIGSTOP)
-        until(lambda: peers[0].lines("RoundResult")[-1]["contributors"] == [0, 2], "it is expelled")
+        until(lambda: peers[0].lines("Consensus")[-1]["contributors"] == [0, 2], "it is expelled")
         os.kill(peers[1].process.pid, signal.SIGCONT)
         told = until(lambda: peers[1].lines("Expelled"), "it is told")[0]
         assert "heartbeat period" in told["reason"]
         again = until(lambda: peers[1].lines("joined")[1:], "it joins again")[0]
         assert again["incarnations"] == [1]
-        until(lambda: len(peers[0].lines("RoundResult")[-1]["contributors"]) == 3, "it contributes again")
+        until(lambda: len(peers[0].lines("Consensus")[-1]["contributors"]) == 3, "it contributes again")
         receipts_agree(peers)
         assert longest_stall(peers[0]) < TIMES["round_deadline"] + 1
 
@@ -114,7 +114,7 @@ def test_a_killed_coordinator_comes_back_and_no_round_is_lost(
     with coordinator(tmp_path, group=3, rounds=100000, **TIMES) as at:
         start(peers, at, 3, *arguments)
         for _ in range(2):
-            reached = len(peers[0].lines("RoundResult"))
+            reached = len(peers[0].lines("Consensus"))
             at.kill()
             at.start()
             rounds_go_on(peers[0], reached + 10)
@@ -124,7 +124,7 @@ def test_a_killed_coordinator_comes_back_and_no_round_is_lost(
         for peer in peers:
             assert peer.process.wait(20) == 0
             assert not peer.lines("Expelled")
-            assert all("stopped: enough" in line["reason"] for line in peer.lines("Void"))
+            assert all("stopped: enough" in line["reason"] for line in peer.lines("void"))
         rounds = receipts_agree(peers)
         assert sorted(rounds) == list(range(len(rounds))), "a round is missing"
         assert all(receipt[1] == (0, 1, 2) for receipt in rounds.values())
@@ -152,8 +152,8 @@ def test_answers_that_were_lost_are_given_by_the_next_coordinator(
         monkeypatch.undo()
         at.start()
         here = clients[0].result(20)
-        assert isinstance(here, RoundResult)
-        assert isinstance(there, RoundResult)
+        assert isinstance(here, Consensus)
+        assert isinstance(there, Consensus)
         assert (here.digest, here.contributors, here.epoch) == (there.digest, there.contributors, there.epoch)
         assert here.total is not None
         assert there.total is not None
@@ -169,7 +169,7 @@ def test_sigterm_is_no_end_of_the_run(tmp_path: Path, peers: list[LightPeer]) ->
         assert at.process is not None
         at.process.terminate()
         assert at.ended() == 0
-        reached = len(peers[0].lines("RoundResult"))
+        reached = len(peers[0].lines("Consensus"))
         at.start()
         rounds_go_on(peers[0], reached + 5)
         client = at.client()
@@ -177,7 +177,7 @@ def test_sigterm_is_no_end_of_the_run(tmp_path: Path, peers: list[LightPeer]) ->
         client.close()
         for peer in peers:
             peer.process.wait(20)
-            assert peer.lines()[-1]["kind"] == Ended.__name__
+            assert peer.lines()[-1]["kind"] == RunEnded.__name__
             assert peer.lines()[-1]["reason"] == "stopped: by the test"
         assert at.ended() == 0
 
@@ -230,7 +230,7 @@ def test_a_coordinator_far_away_is_reached(tmp_path: Path, tls: bool) -> None:
             together(*(lambda place=place: clients[place].join(info(place)) for place in (0, 1)))
             for place, client in enumerate(clients):
                 client.publish(0, {place: np.ones((4, 8), np.float32)}, BATCH)
-            assert all(isinstance(client.result(20), RoundResult) for client in clients)
+            assert all(isinstance(client.result(20), Consensus) for client in clients)
         finally:
             for client in clients:
                 client.close()

@@ -20,7 +20,7 @@ from coordinator.service.settings import Tls
 from peers.transport.access import Access
 from peers.transport.client import StreamClient
 from peers.transport.lane import KEY_BYTES, LENGTH, READ_AHEAD, Inbox, Lane, laid
-from peers.transport.outcomes import RoundResult
+from peers.transport.values import Consensus
 from protos.frames import Buffer, Frame, FrameTooLargeError
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together, until
 from tests.coordinator.service.settled import BATCH
@@ -82,11 +82,11 @@ class Pair:
             self.publish(peer, round_)
         results = together(*(client.result for client in self.clients))
         for result in results:
-            assert isinstance(result, RoundResult), result
+            assert isinstance(result, Consensus), result
             assert result.total is not None
             assert result.total.shape == SHAPE
             assert (result.total == 2 * round_ + 1).all()
-        assert len({result.digest for result in results if isinstance(result, RoundResult)}) == 1
+        assert len({result.digest for result in results if isinstance(result, Consensus)}) == 1
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import grpc
 import numpy as np
 import pytest
 
-from peers.transport.outcomes import Outcome, RoundResult
+from peers.transport.replies import Outcome
+from peers.transport.values import Consensus
 from protos import consensus_pb2 as pb
 from protos.frames import PREFIX, encode
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together, until
@@ -47,7 +48,7 @@ def group(tmp_path: Path) -> Iterator[Group]:
 def unaffected(outcomes: list[Outcome]) -> None:
     """The honest peers' total is 1 + 2, with them as contributors."""
     for outcome in outcomes:
-        assert isinstance(outcome, RoundResult)
+        assert isinstance(outcome, Consensus)
         assert outcome.contributors == (0, 1)
         assert outcome.total is not None
         assert np.all(outcome.total == 3.0)
@@ -189,7 +190,7 @@ def test_a_second_stream_takes_the_place_of_the_first(group: Group) -> None:
     other.start()
     outcomes = make_round(0)
     other.join(20)
-    assert all(isinstance(outcome, RoundResult) and outcome.contributors == (0, 1, 2) for outcome in outcomes)
+    assert all(isinstance(outcome, Consensus) and outcome.contributors == (0, 1, 2) for outcome in outcomes)
     assert "its stream was down" not in at.log
 
 

@@ -17,7 +17,7 @@ from coordinator.service.settings import Tls
 from peers.common.errors import ConfigError, ExchangeError
 from peers.transport.access import Access
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import Admission
+from peers.transport.values import Ticket
 from protos import consensus_pb2 as pb
 from protos.consensus_pb2_grpc import CoordinatorStub
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together
@@ -37,11 +37,11 @@ def secured(certs: Certificates, *, mutual: bool = False) -> dict[str, Any]:
     return {"token": TOKEN, "tls": Tls(str(certs.server), str(certs.server_key), str(certs.ca) if mutual else None)}
 
 
-def two_join(at: Coordinator, **access: Any) -> list[Admission]:
+def two_join(at: Coordinator, **access: Any) -> list[Ticket]:
     """Two peers that join, publish nothing, and go."""
 
-    def one(place: int) -> Callable[[], Admission]:
-        def live() -> Admission:
+    def one(place: int) -> Callable[[], Ticket]:
+        def live() -> Ticket:
             client = at.client(**access)
             try:
                 return client.join(info(place))

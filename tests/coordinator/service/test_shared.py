@@ -14,8 +14,8 @@ import pytest
 
 from peers.transport import shared_memory as shared
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import RoundResult
 from peers.transport.shared_memory import FOLDER, NONCE_BYTES, Segment, room_for, sweep
+from peers.transport.values import Consensus
 from protos.tensors import Float32
 from tests.coordinator.service.processes import ROOT, coordinator, info, together, until
 from tests.coordinator.service.settled import BATCH
@@ -188,7 +188,7 @@ def test_outputs_as_they_were_sent_may_be_kept(tmp_path: Path) -> None:
     """Of more rounds than places are lent: none is overwritten by a later round, or by the caller, or by leaving."""
     rounds, shape = 5, (4, 8)
 
-    def live(client: StreamClient, peer: int) -> list[RoundResult]:
+    def live(client: StreamClient, peer: int) -> list[Consensus[Float32]]:
         kept = []
         client.join(info(peer))
         for round_ in range(rounds):
@@ -196,7 +196,7 @@ def test_outputs_as_they_were_sent_may_be_kept(tmp_path: Path) -> None:
             client.publish(round_, {peer: outputs}, BATCH)
             outputs.fill(np.nan)
             result = client.result(20)
-            assert isinstance(result, RoundResult)
+            assert isinstance(result, Consensus)
             kept.append(result)
         client.leave()
         client.close()

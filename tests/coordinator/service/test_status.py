@@ -13,7 +13,7 @@ import pytest
 
 from peers.transport.access import Access
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import RoundResult
+from peers.transport.values import Consensus
 from protos import consensus_pb2 as pb
 from protos.consensus_pb2_grpc import CoordinatorStub
 from tests.coordinator.service.processes import Coordinator, coordinator, info, together, until
@@ -44,7 +44,7 @@ def test_status_tells_who_made_the_others_wait(tmp_path: Path) -> None:
         assert (by_name["node0"].published, by_name["node1"].published) == (True, False)
         threading.Event().wait(0.5)
         publish(clients[1], 1, 0)
-        assert all(isinstance(client.result(20), RoundResult) for client in clients)
+        assert all(isinstance(client.result(20), Consensus) for client in clients)
         status = clients[0].status()
         by_name = {worker.name: worker for worker in status.workers}
         assert by_name["node0"].waited_for == 0.0
@@ -81,7 +81,7 @@ def test_metrics_are_served_on_a_port_of_their_own(tmp_path: Path) -> None:
         clients = pair(at)
         for peer, client in enumerate(clients):
             publish(client, peer, 0)
-        assert all(isinstance(client.result(20), RoundResult) for client in clients)
+        assert all(isinstance(client.result(20), Consensus) for client in clients)
         found = re.search(r"metrics on (http://\S+)", at.log)
         assert found is not None
         with urllib.request.urlopen(found[1], timeout=10) as reply:  # noqa: S310  # our own server

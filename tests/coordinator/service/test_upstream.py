@@ -16,7 +16,8 @@ from coordinator.service.aggregate import digest
 from coordinator.service.relay.upstream import batches
 from peers.common.errors import DisagreementError, ExchangeError
 from peers.transport.client import StreamClient
-from peers.transport.outcomes import Ended, Outcome, RoundResult
+from peers.transport.replies import Outcome
+from peers.transport.values import Consensus, RunEnded
 from protos.consensus_pb2 import RUNNING, WAITING
 from protos.tensors import Float32
 from tests.coordinator.service.light_peer import batch
@@ -52,9 +53,9 @@ def played(at: Coordinator, peer: int, rounds: int) -> Callable[[], list[tuple[A
         for round_ in range(rounds):
             client.publish(round_, {peer: outputs(peer, round_)}, batch(round_))
             result = client.result(30)
-            assert isinstance(result, RoundResult), result
+            assert isinstance(result, Consensus), result
             assert result.total is not None
-            assert digest([result.total.tobytes()]) == result.digest
+            assert digest([result.total.tobytes()]).hex() == result.digest
             told.append((result.round, result.epoch, result.contributors, result.group, result.total.tobytes()))
         client.leave()
         client.close()
@@ -65,14 +66,14 @@ def played(at: Coordinator, peer: int, rounds: int) -> Callable[[], list[tuple[A
 
 def contributors(peer: LightPeer) -> list[int]:
     """Of the newest round that a peer was told of."""
-    lines = peer.lines("RoundResult")
+    lines = peer.lines("Consensus")
     return list(lines[-1]["contributors"]) if lines else []
 
 
 def go_on(*peers: LightPeer, rounds: int = 10) -> None:
     """Wait until so many more rounds have closed for all of these."""
-    due = {peer: len(peer.lines("RoundResult")) + rounds for peer in peers}
-    until(lambda: all(len(peer.lines("RoundResult")) >= due[peer] for peer in peers), "rounds go on")
+    due = {peer: len(peer.lines("Consensus")) + rounds for peer in peers}
+    until(lambda: all(len(peer.lines("Consensus")) >= due[peer] for peer in peers), "rounds go on")
 
 
 @contextmanager
@@ -91,7 +92,7 @@ def stop(made: Tree, reason: str) -> None:
     client.close()
     for peer in (peer for peer in made.peers.values() if peer.process.returncode != -signal.SIGKILL):
         assert peer.process.wait(30) == 0
-        assert peer.lines()[-1]["kind"] == "Ended"
+        assert peer.lines()[-1]["kind"] == "RunEnded"
         assert peer.lines()[-1]["reason"] == f"stopped: {reason}"
     assert [at.ended() for at in (made.root, *made.relays)] == [0, 0, 0]
 
@@ -184,10 +185,10 @@ def test_a_stopped_relay_is_expelled_and_joins_again(tmp_path: Path) -> None:
         relay.send_signal(signal.SIGCONT)
         until(lambda: all(contributors(peer) == [0, 1, 2, 3] for peer in made.peers.values()), "all are in again")
         assert all(len(peer.lines("joined")) == 1 for peer in made.peers.values())
-        missed = [line["round"] for line in made.peers[0].lines("Late")]
+        missed = [line["round"] for line in made.peers[0].lines("late")]
         assert missed, "what went on without it is not told as if it had been there"
         stop(made, "enough")
-        assert not set(missed) & {line["round"] for line in made.peers[0].lines("RoundResult")}
+        assert not set(missed) & {line["round"] for line in made.peers[0].lines("Consensus")}
         receipts_agree(made.peers.values())
 
 
@@ -262,7 +263,7 @@ def test_who_abstains_is_in_no_sum(tmp_path: Path) -> None:
         told = one_round(clients, 0, abstains=2)
         total = (outputs(0, 0) + outputs(1, 0)) + outputs(3, 0)
         for result in told:
-            assert isinstance(result, RoundResult)
+            assert isinstance(result, Consensus)
             assert result.contributors == (0, 1, 3)
             assert result.total is not None
             assert result.total.tobytes() == total.tobytes()
@@ -277,7 +278,7 @@ def test_the_gate_above_bounds_a_sum_by_its_number_of_peers(tmp_path: Path) -> N
                 client.publish(round_, {peer: values}, batch(round_))
             for client in clients.values():
                 result = client.result(30)
-                assert isinstance(result, RoundResult)
+                assert isinstance(result, Consensus)
                 assert result.contributors == due
                 assert result.total is not None
                 assert float(result.total[0, 0]) == (20.0 if len(due) == 4 else 2.0)
@@ -294,13 +295,13 @@ def test_another_batch_is_refused_by_name_wherever_it_is_noticed(tmp_path: Path)
             assert isinstance(tie[peer], DisagreementError)
             assert f"peers [0] saw {batch(0).hex()}" in str(tie[peer])
             assert f"peers [1] saw {other.hex()}" in str(tie[peer])
-        assert all(isinstance(told, RoundResult) and told.contributors == (2, 3, 4) for told in tie[2:])
+        assert all(isinstance(told, Consensus) and told.contributors == (2, 3, 4) for told in tie[2:])
         above = one_round(clients, 1, {4: other})
         assert isinstance(above[4], DisagreementError)
         assert f"peers [0, 1, 2, 3] saw {batch(1).hex()}, peers [4] saw {other.hex()}" in str(above[4])
-        assert all(isinstance(told, RoundResult) and told.contributors == (0, 1, 2, 3) for told in above[:4])
+        assert all(isinstance(told, Consensus) and told.contributors == (0, 1, 2, 3) for told in above[:4])
         after = one_round(clients, 2)
-        assert all(isinstance(told, RoundResult) and told.count == 5 for told in after)
+        assert all(isinstance(told, Consensus) and told.count == 5 for told in after)
         for client in clients.values():
             client.close()
 
@@ -312,8 +313,8 @@ def test_without_a_root_the_tree_ends(tmp_path: Path) -> None:
         one_round(clients, 0)
         made.root.kill()
         for told in one_round(clients, 1):
-            assert isinstance(told, Ended)
-            assert "did not come back within 8.0 s" in told.reason
+            assert isinstance(told, RunEnded)
+            assert "did not come back within 8.0 s" in told.text
         together(*(lambda client=client: client.leave() for client in clients.values()))
         assert [relay.ended() for relay in made.relays] == [3, 3]
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from peers.config.schema import ConsensusConfig
-from peers.exchange.base import Consensus
 from peers.method.target_selection import Rule
 from peers.method.targets import Missing, controlled, median, peer_target, trimmed_mean
+from peers.transport.values import Consensus
 from tests.peers.groups import Array, exchanged, mean_of, on_wire
 
 SEED = 11

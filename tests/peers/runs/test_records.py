@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from peers.exchange.base import Consensus
+from peers.exchange.base import receipt_of
+from peers.transport.values import Consensus
 from peers.runs.metrics import Recorder, records
 from peers.method.peer import Step
 from peers.probes.collapse import deviation, disagreement, effective_rank
@@ -21,7 +23,7 @@ from peers.runs.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 ROUNDS = 100
-Told = tuple[Consensus, dict[int, Step], dict[int, dict[str, float]], dict[int, float] | None]
+Told = tuple[Consensus[Tensor], dict[int, Step], dict[int, dict[str, float]], dict[int, float] | None]
 BESIDE = torch.device("cuda")
 """Where a thread writes; nothing of these tests runs on it."""
 
@@ -67,7 +69,7 @@ def test_a_record_says_what_the_step_was(recorder: Recorder, tmp_path: Path) -> 
     assert stepped == {
         **{"round": 7, "peer": 0, "loss": 0.5, "gradient": 2.0, "skipped": None, "count": 2, "seconds": 0.1},
         **{
-            "receipt": consensus.receipt.digest,
+            "receipt": receipt_of(consensus).digest,
             "effective_rank": effective_rank(step.outputs),
             "deviation": deviation(step.outputs),
         },

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from peers.common.errors import ExchangeError
-from peers.transport.checks import LONGEST, SHORTEST_PAUSE, checked, pause_of, tensors_of
-from peers.transport.outcomes import RefusedError
+from peers.transport.replies import LONGEST, SHORTEST_PAUSE, RefusedError, checked, pause_of, tensors_of
 from protos import consensus_pb2 as pb
 from protos.frames import Frame, FrameError
 
