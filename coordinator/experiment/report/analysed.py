@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.experiment.report.course import Course, over_groups
+from coordinator.experiment.report.curve import Curve, over_groups
 from coordinator.experiment.report.load import CellFolder, ExperimentFolder
 from coordinator.experiment.report.words import deviation_of, mean_of
 from coordinator.experiment.statistics import Summary, summarize
@@ -46,7 +46,7 @@ class Analysed:
         """The analysis of the first seed: of what cannot be averaged."""
         return self.groups[0].analysis
 
-    def course(self, name: str) -> Course | None:
+    def curve(self, name: str) -> Curve | None:
         """A measure over rounds."""
         return over_groups(
             {

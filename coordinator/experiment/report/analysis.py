@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from coordinator.experiment.report import inside, markup
+from coordinator.experiment.report import inside
 from coordinator.experiment.report.analysed import Analysed, analysed
-from coordinator.experiment.report.curves import lines
 from coordinator.experiment.report.figure import Panel
 from coordinator.experiment.report.load import ExperimentFolder
-from coordinator.experiment.report.markup import Column, Entry, Section
 from coordinator.experiment.report.palette import RANDOM, RAW, Look, classes
-from coordinator.experiment.report.verdict import probe_name
-from coordinator.experiment.report.words import MINUS, NONE, count, deviation_of, listed, mean_of, signed, spread
+from coordinator.experiment.report.render import ReportPart, ReportSection, Table, TableCell, TableColumn, render
+from coordinator.experiment.report.rounds import lines
+from coordinator.experiment.report.words import MINUS, NONE, deviation_of, mean_of, probe_name, signed, spread
 from coordinator.experiment.results import BEFORE, PIXELS
 
 Looks = Mapping[str, Look]
-Piece = tuple[str, list[Panel]]
-"""HTML, and the panels that were drawn for it."""
+Arms = Sequence[Analysed]
 
 COURSES = {
     "effective_rank": "effective rank",
@@ -30,235 +29,158 @@ COURSES = {
 }
 
 
-def section(experiments: Sequence[ExperimentFolder], looks: Looks) -> Section | None:
-    """The analyses of all experiments; None where nothing was analysed."""
-    parts, panels, links = [], [], []
-    for experiment in experiments:
-        arms = analysed(experiment)
-        if not arms:
-            continue
-        if len(experiments) > 1:
-            links.append((f"analysis-{experiment.key}", experiment.results.experiment))
-            parts.append(markup.heading(3, experiment.results.experiment, links[-1][0]))
-        parts.append(markup.paragraph(_about(arms, experiment.results.selection), "about"))
-        for part in PARTS:
-            for html, drawn in part(experiment.key, arms, looks):
-                parts.append(html)
-                panels += drawn
-    return Section("analysis", "What the networks have learned", "".join(parts), links, panels) if parts else None
+def section(experiments: Sequence[ExperimentFolder], looks: Looks) -> ReportSection:
+    """The analyses of all experiments that were analysed."""
+    parts = [_part(experiment, arms, looks) for experiment in experiments if (arms := analysed(experiment))]
+    return ReportSection("analysis", "What the networks have learned", parts, headed=len(experiments) > 1)
 
 
-def _about(arms: Sequence[Analysed], selection: str) -> str:
-    told = [
-        f"{one.arm} ({count(len(one.groups), 'seed')}, {count(one.first.get('peers', 0), 'peer')} each)" for one in arms
-    ]
-    rounds = arms[0].first.get("rounds") or []
-    text = f"Analysed: {listed(told)}. Values are means over the peers of a group, then over seeds."
-    if rounds:
-        text += f" “Before” is the initial network, “after” that of round {rounds[-1]}."
-        if selection != "last":
-            text += " The probes above judge each peer's selected round instead."
-    return text
-
-
-def _courses(key: str, arms: Sequence[Analysed], looks: Looks) -> Iterator[Piece]:
-    panels = []
-    for name, title in COURSES.items():
-        found = {one.arm: course for one in arms if (course := one.course(name)) is not None}
-        if found:
-            rounds = arms[0].first["rounds"]
-            panels.append(lines(f"analysis-{key}-{name.replace('_', '-')}", title, found, looks, rounds=rounds))
-    if panels:
-        images = arms[0].first.get("images")
-        where = f" on {images:,} validation images" if images else ""
-        yield (
-            markup.heading(4, "Course of the features")
-            + markup.figure(
-                panels,
-                f"Measured{where} at the rounds marked, {_seeds(arms)}; band: ± one standard deviation over the seeds. "
-                f"Alignment and uniformity as Wang & Isola (2020), each better when it is lower, where a positive pair "
-                f"is two peers' outputs for one image; collapse lowers the first and raises the second. An effective "
-                f"rank that falls far is collapse.",
-                [looks[one.arm] for one in arms],
-            ),
-            panels,
-        )
-
-
-def _within(key: str, arms: Sequence[Analysed], looks: Looks) -> Iterator[Piece]:
-    """Spectrum and stages, side by side."""
-    parts, panels, legend = [], [], _legend(arms, looks)
-    rows = _before_and_after(arms, looks, ("spectrum", 0), ("spectrum", -1))
-    if rows:
-        panels.append(inside.spectrum(f"analysis-{key}-spectrum", rows))
-        caption = (
-            f"Singular values of the centred features over the largest, {_seeds(arms)}; band: ± one standard "
-            f"deviation. The faster they fall, the fewer directions the features use. Grey: before training."
-        )
-        parts.append(markup.heading(4, "Spectrum") + markup.figure(panels[-1:], caption, legend))
-    names = arms[0].names("stages")
-    rows = _before_and_after(arms, looks, ("stages", "knn", 0), ("stages", "knn", -1))
-    if rows and names:
-        panels.append(inside.along(f"analysis-{key}-stages", "k-NN of each stage's features, %", names, rows))
-        caption = (
-            f"k-NN accuracy of the pooled features of each stage of the network, {_seeds(arms)}; bars: ± one standard "
-            f"deviation over the seeds. Grey: before training."
-        )
-        parts.append(markup.heading(4, "Stages of the network") + markup.figure(panels[-1:], caption, legend))
-    if parts:
-        yield markup.beside(*parts), panels
-
-
-def _content(key: str, arms: Sequence[Analysed], looks: Looks) -> Iterator[Piece]:
-    panels = []
-    names = arms[0].names("content")
-    groups = _before_and_after(arms, looks, ("content", "explained", 0), ("content", "explained", -1))
-    if names and groups:
-        title = "share of the variance explained (R²)"
-        panels.append(inside.columns(f"analysis-{key}-content", title, names, groups))
-    details = arms[0].names("content", "detail")
-    single = _before_and_after(
-        arms, looks, ("content", "detail", "explained", 0), ("content", "detail", "explained", -1)
+def _part(experiment: ExperimentFolder, arms: Arms, looks: Looks) -> ReportPart:
+    name = f"analysis-{experiment.key}"
+    drawn = {kind: draw(name, arms, looks) for kind, draw in FIGURES.items()}
+    body = render(
+        "analysis",
+        arms=arms,
+        first=arms[0].first,
+        selection=experiment.results.selection,
+        legend=[RANDOM, *(looks[one.arm] for one in arms)],
+        drawn=drawn,
+        **_of_one_seed(arms),
+        **_transfer(arms, looks),
     )
-    if details and single:
+    return ReportPart(name, experiment.title, body, [panel for panels in drawn.values() for panel in panels])
+
+
+def _courses(name: str, arms: Arms, looks: Looks) -> list[Panel]:
+    panels = []
+    for measure, title in COURSES.items():
+        curves = {one.arm: curve for one in arms if (curve := one.curve(measure)) is not None}
+        if curves:
+            rounds = arms[0].first["rounds"]
+            panels.append(lines(f"{name}-{measure.replace('_', '-')}", title, curves, looks, rounds=rounds))
+    return panels
+
+
+def _spectrum(name: str, arms: Arms, looks: Looks) -> list[Panel]:
+    rows = _before_and_after(arms, looks, "spectrum")
+    return [inside.spectrum(f"{name}-spectrum", rows)] if rows else []
+
+
+def _stages(name: str, arms: Arms, looks: Looks) -> list[Panel]:
+    names, rows = arms[0].names("stages"), _before_and_after(arms, looks, "stages", "knn")
+    title = "k-NN of each stage's features, %"
+    return [inside.along(f"{name}-stages", title, names, rows)] if rows and names else []
+
+
+def _content(name: str, arms: Arms, looks: Looks) -> list[Panel]:
+    panels = []
+    names, rows = arms[0].names("content"), _before_and_after(arms, looks, "content", "explained")
+    if names and rows:
+        panels.append(inside.columns(f"{name}-content", "share of the variance explained (R²)", names, rows))
+    names = arms[0].names("content", "detail")
+    rows = _before_and_after(arms, looks, "content", "detail", "explained")
+    if names and rows:
         title = "… by each attribute alone (R²)"
-        panels.append(inside.rows(f"analysis-{key}-content-detail", title, details, single, share=True))
-    if panels:
-        caption = (
-            f"Share of the features' variance that plain attributes of an image explain, as R² of a ridge regression "
-            f"on held-out images, {_seeds(arms)}. Grey: before training. What no attribute explains is not thereby "
-            f"semantic."
-        )
-        yield markup.heading(4, "Content") + markup.figure(panels, caption, _legend(arms, looks)), panels
+        panels.append(inside.rows(f"{name}-content-detail", title, names, rows, share=True))
+    return panels
 
 
-def _classes(key: str, arms: Sequence[Analysed], looks: Looks) -> Iterator[Piece]:
+def _classes(name: str, arms: Arms, looks: Looks) -> list[Panel]:
     names = arms[0].names("classes")
     gained = [(looks[one.arm], gains) for one in arms if len(gains := one.class_gains()) == len(names)]
     if not names or not gained:
-        return
-    panels = [inside.gains(f"analysis-{key}-classes", "k-NN gain of each class, points", names, gained)]
-    rows = _before_and_after(arms, looks, ("classes", "knn", 0), ("classes", "knn", -1))
-    title = "k-NN accuracy of each class, %"
-    panels.append(inside.rows(f"analysis-{key}-classes-accuracy", title, names, rows, share=False))
-    caption = (
-        f"First: k-NN accuracy after training minus before, within each class of the {arms[0].first.get('split')} "
-        f"split, {_seeds(arms)}; bars: 95 % interval by Student's t over the seeds, uncorrected. Then the accuracies; "
-        f"grey: before training."
-    )
-    yield markup.heading(4, "Classes") + markup.figure(panels, caption, _legend(arms, looks)), panels
-
-
-def _embedding(key: str, arms: Sequence[Analysed], looks: Looks) -> Iterator[Piece]:
-    shown = [one for one in arms if (one.first.get("embedding") or {}).get("labels")]
-    if not shown:
-        return
-    first = shown[0].first["embedding"]
-    labels = [int(label) for label in first["labels"]]
-    names = shown[0].names("classes")
-    kinds = [
-        replace(look, dash="none", number=None)  # a class has nothing to do with the arm of its colour
-        for look in classes([names[label] if label < len(names) else str(label) for label in range(max(labels) + 1)])
+        return []
+    rows = _before_and_after(arms, looks, "classes", "knn")
+    return [
+        inside.gains(f"{name}-classes", "k-NN gain of each class, points", names, gained),
+        inside.rows(f"{name}-classes-accuracy", "k-NN accuracy of each class, %", names, rows, share=False),
     ]
-    name = f"analysis-{key}-embedding"
-    panels = [inside.embedding(f"{name}-before", "before training", first["before"], labels, kinds)]
+
+
+def _embedding(name: str, arms: Arms, _: Looks) -> list[Panel]:
+    shown = _embedded(arms)
+    if not shown:
+        return []
+    kinds = _kinds(shown[0])
+    first, title = shown[0].first["embedding"], "before training"
+    panels = [inside.embedding(f"{name}-embedding-before", title, first["before"], first["labels"], kinds)]
     for one in shown:
-        own = one.first["embedding"]
-        title = f"{one.arm}, after training"
-        panels.append(inside.embedding(f"{name}-{one.arm}", title, own["after"], own["labels"], kinds))
-    caption = (
-        f"t-SNE of {count(len(labels), 'image')} by the features of peer 0, seed {shown[0].groups[0].seed}; colour and "
-        f"marker: class, which training never saw. One network each: an impression, not a measurement."
-    )
-    yield markup.heading(4, "Embedding") + markup.figure(panels, caption, kinds), panels
+        own, title = one.first["embedding"], f"{one.arm}, after training"
+        panels.append(inside.embedding(f"{name}-embedding-{one.arm}", title, own["after"], own["labels"], kinds))
+    return panels
 
 
-def _pictures(key: str, arms: Sequence[Analysed], looks: Looks) -> Iterator[Piece]:
-    filters = [(one, found) for one in arms if (found := one.filters()) is not None]
-    if filters:
-        one, (before, _) = filters[0]
-        shown = [("before training", before), *((f"{one.arm}, after training", after) for one, (_, after) in filters)]
-        caption = f"Filters of the first layer of peer 0, seed {one.groups[0].seed}, each scaled by its largest weight."
-        yield markup.heading(4, "Filters") + markup.pictures(shown, caption, "small"), []
-    near = [(one, uri) for one in arms if (uri := one.neighbours()) is not None]
-    if near:
-        caption = (
-            f"Peer 0, seed {near[0][0].groups[0].seed}. Leftmost: validation images; then the training images whose "
-            f"features are nearest, before training and, behind the gap, after it. Frames: blue for the same class, "
-            f"orange for another."
-        )
-        shown = [(f"nearest neighbours, {one.arm}", uri) for one, uri in near]
-        yield markup.heading(4, "Neighbours") + markup.pictures(shown, caption), []
+FIGURES: dict[str, Callable[[str, Arms, Looks], list[Panel]]] = {
+    "courses": _courses,
+    "spectrum": _spectrum,
+    "stages": _stages,
+    "content": _content,
+    "classes": _classes,
+    "embedding": _embedding,
+}
+"""In the order of the page."""
 
 
-def _transfer(key: str, arms: Sequence[Analysed], looks: Looks) -> Iterator[Piece]:
-    found = [(one, one.transfers()) for one in arms]
-    found = [(one, transfers) for one, transfers in found if transfers]
-    if not found:
-        return
-    probes = list(found[0][1][0]["before"])
-    columns = [Column("features", numeric=False)]
+def _embedded(arms: Arms) -> list[Analysed]:
+    """The arms whose images were laid out in the plane."""
+    return [one for one in arms if (one.first.get("embedding") or {}).get("labels")]
+
+
+def _kinds(one: Analysed) -> list[Look]:
+    """A look for each class of the images; it has nothing to do with the arm of its colour."""
+    names, labels = one.names("classes"), one.first["embedding"]["labels"]
+    kinds = classes([names[label] if label < len(names) else str(label) for label in range(max(labels) + 1)])
+    return [replace(look, dash="none", number=None) for look in kinds]
+
+
+def _of_one_seed(arms: Arms) -> dict[str, Any]:
+    """What cannot be averaged: embeddings, first-layer filters and neighbours, each with its seed."""
+    embedded = _embedded(arms)
+    filters = [(one, pair) for one in arms if (pair := one.filters()) is not None]
+    neighbours = [(one, uri) for one in arms if (uri := one.neighbours()) is not None]
+    before = [("before training", pair[0]) for _, pair in filters[:1]]
+    return {
+        "embedded": embedded,
+        "kinds": _kinds(embedded[0]) if embedded else [],
+        "filters": [*before, *((f"{one.arm}, after training", after) for one, (_, after) in filters)],
+        "filters_seed": filters[0][0].groups[0].seed if filters else None,
+        "neighbours": [(f"nearest neighbours, {one.arm}", uri) for one, uri in neighbours],
+        "neighbours_seed": neighbours[0][0].groups[0].seed if neighbours else None,
+    }
+
+
+def _transfer(arms: Arms, looks: Looks) -> dict[str, Any]:
+    """Probes on another data set, as a table; None where there is none."""
+    every = [(one, transfers) for one in arms if (transfers := one.transfers())]
+    if not every:
+        return {"transfer": None}
+    first = every[0][1]
+    probes = list(first[0]["before"])
+    columns = [TableColumn("features", numeric=False)]
     for probe in probes:
-        columns += [Column(f"{probe_name(probe)}, %"), Column("gain")]
-    one, transfers = found[0]
-    rows = [[Entry(BEFORE, look=RANDOM), *_scores(transfers, "before", probes, None)]]
-    for one, transfers in found:
-        rows.append([Entry(one.arm, look=looks[one.arm]), *_scores(transfers, "after", probes, "before")])
-    rows.append([Entry(PIXELS, look=RAW), *_scores(found[0][1], "pixels", probes, None)])
-    data = found[0][1][0].get("data", "another data set")
-    caption = f"Probes of the same networks on {data}, which they never saw: mean ± deviation, {_seeds(arms)}"
-    yield markup.heading(4, f"Transfer to {data}") + markup.table(caption, columns, rows), []
+        columns += [TableColumn(f"{probe_name(probe)}, %"), TableColumn("gain")]
+    rows = [[TableCell(BEFORE, look=RANDOM), *_scores(first, "before", probes)]]
+    for one, transfers in every:
+        rows.append([TableCell(one.arm, look=looks[one.arm]), *_scores(transfers, "after", probes, "before")])
+    rows.append([TableCell(PIXELS, look=RAW), *_scores(first, "pixels", probes)])
+    return {"transfer": Table(columns, rows), "transfer_data": first[0].get("data", "another data set")}
 
 
 def _scores(
-    transfers: Sequence[Mapping[str, Mapping[str, float]]], when: str, probes: Sequence[str], since: str | None
-) -> list[Entry]:
-    entries = []
+    transfers: Sequence[Mapping[str, Mapping[str, float]]], when: str, probes: Sequence[str], since: str | None = None
+) -> list[TableCell]:
+    """For each probe its accuracy, and its gain where there is something to compare it with."""
+    cells = []
     for probe in probes:
-        values = [found[when][probe] for found in transfers if probe in (found.get(when) or {})]
+        kept = [one for one in transfers if probe in (one.get(when) or {})]
+        values = [one[when][probe] for one in kept]
         mean = mean_of(values)
-        entries.append(Entry(spread(mean, deviation_of(values)), mean))
-        if since is None:
-            entries.append(Entry(NONE))
-            continue
-        gain = mean_of(
-            found[when][probe] - found[since][probe] for found in transfers if probe in (found.get(when) or {})
-        )
-        entries.append(Entry(signed(gain), gain))
-    return entries
+        gain = mean_of(one[when][probe] - one[since][probe] for one in kept) if since else None
+        cells += [TableCell(spread(mean, deviation_of(values)), mean), TableCell(signed(gain) if since else NONE, gain)]
+    return cells
 
 
-def _before_and_after(
-    arms: Sequence[Analysed], looks: Looks, before: tuple[str | int, ...], after: tuple[str | int, ...]
-) -> list[inside.Row]:
+def _before_and_after(arms: Arms, looks: Looks, *path: str) -> list[inside.Row]:
     """The first arm's row before training, in grey: all arms of a seed begin alike; then each arm's after it."""
-    rows = []
-    first = arms[0].row(*before)
-    if first is not None:
-        rows.append((RANDOM, first))
-    for one in arms:
-        row = one.row(*after)
-        if row is not None:
-            rows.append((looks[one.arm], row))
-    return rows
-
-
-def _legend(arms: Sequence[Analysed], looks: Looks) -> list[Look]:
-    return [RANDOM, *(looks[one.arm] for one in arms)]
-
-
-def _seeds(arms: Sequence[Analysed]) -> str:
-    numbers = sorted({len(one.groups) for one in arms})
-    return count(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
-
-
-PARTS: tuple[Callable[[str, Sequence[Analysed], Looks], Iterator[Piece]], ...] = (
-    _courses,
-    _within,
-    _content,
-    _classes,
-    _embedding,
-    _pictures,
-    _transfer,
-)
-"""In the order of the page."""
+    every = [(RANDOM, arms[0].row(*path, 0)), *((looks[one.arm], one.row(*path, -1)) for one in arms)]
+    return [(look, row) for look, row in every if row is not None]

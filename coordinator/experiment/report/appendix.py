@@ -4,114 +4,83 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from coordinator.experiment.report import markup
-from coordinator.experiment.report.load import CellFolder, ExperimentFolder, Recipes, Sources, SweepFolder
-from coordinator.experiment.report.markup import Column, Entry, Section
+from coordinator.experiment.report.load import CellFolder, ExperimentFolder, Recipes, Sources
+from coordinator.experiment.report.render import (
+    ReportPart,
+    ReportSection,
+    Table,
+    TableCell,
+    TableColumn,
+    render_macro,
+)
 from coordinator.experiment.report.settings import changes, experiment_file, resolved, sweep_file
 from coordinator.experiment.report.words import NONE, count, general, number, scrub
+from peers.config.schema import Config
 
 VERSIONS = ("peer-consensus", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib")
 
 
-def section(sources: Sources) -> Section:
+def section(sources: Sources) -> ReportSection:
     """Everything that a reader needs who would repeat it."""
+    recipes = [(one, _recipes(one)) for one in sources.recipes]
+    configured = [
+        (experiment, _changes(experiment, base), resolved(base))
+        for experiment in sources.experiments
+        if (base := experiment.config(experiment.results.claim)) is not None
+    ]
+    files = [
+        *(("experiment", one, experiment_file(one)) for one in sources.experiments),
+        *(("sweep", one, sweep_file(one)) for one in sources.sweeps),
+    ]
     parts = [
-        ("recipes", "Rejected recipes", "".join(_recipes(one) for one in sources.recipes)),
-        ("configuration", "Configuration", "".join(map(_configuration, sources.experiments))),
-        ("reproduce", "How to repeat it", _commands(sources)),
-        ("versions", "Versions and hardware", _versions(sources)),
-        ("folders", "Folders", _folders(sources)),
+        _part("recipes", "Rejected recipes", recipes=recipes) if recipes else None,
+        _part("configuration", "Configuration", configured=configured) if configured else None,
+        _part("reproduce", "How to repeat it", files=files, places=dict.fromkeys(one.place for one in sources.folders)),
+        _part("versions", "Versions and hardware", terms=_versions(sources)),
+        _part("folders", "Folders", folders=sources.folders),
     ]
-    kept = [part for part in parts if part[2]]
-    body = "".join(markup.heading(3, title, key) + html for key, title, html in kept)
-    return Section("appendix", "Appendix", body, [(key, title) for key, title, _ in kept])
+    return ReportSection("appendix", "Appendix", [part for part in parts if part is not None], headed=True)
 
 
-def _recipes(recipes: Recipes) -> str:
+def _part(key: str, title: str, **values: Any) -> ReportPart:
+    return ReportPart(key, title, render_macro("appendix", key, **values))
+
+
+def _recipes(recipes: Recipes) -> Table:
     """What was tried and not kept, as it was written down."""
-    numeric = [
-        any(row[place] for row in recipes.rows)
-        and all(not row[place] or _number(row[place]) is not None for row in recipes.rows)
-        for place in range(len(recipes.header))
-    ]
-    columns = [Column(title, numeric=is_number) for title, is_number in zip(recipes.header, numeric, strict=True)]
-    rows = [[Entry(scrub(value) or NONE, _number(value)) for value in row] for row in recipes.rows]
-    caption = f"{count(len(rows), 'recipe')} tried in {recipes.place} and not kept, or failed"
-    return "".join(markup.paragraph(scrub(text)) for text in recipes.paragraphs) + markup.table(caption, columns, rows)
+    columns = []
+    for place, title in enumerate(recipes.header):
+        values = [row[place] for row in recipes.rows if row[place]]
+        columns.append(TableColumn(title, numeric=bool(values) and None not in map(_number, values)))
+    return Table(columns, [[TableCell(scrub(value) or NONE, _number(value)) for value in row] for row in recipes.rows])
 
 
-def _configuration(experiment: ExperimentFolder) -> str:
-    results = experiment.results
-    base = experiment.config(results.claim)
-    if base is None:
-        return ""
+def _changes(experiment: ExperimentFolder, base: Config) -> Table:
+    """What each arm sets otherwise than the claim."""
+    claim = experiment.results.claim
     rows = []
     for arm in experiment.arms:
         config = experiment.config(arm)
         differs = changes(base, config) if config else {}
         told = ", ".join(f"{key}: {scrub(general(value))}" for key, value in differs.items())
-        rows.append([Entry(arm), Entry(told or (NONE if arm != results.claim else "the claim: as below"))])
-    table = markup.table(
-        f"{results.experiment}: what each arm changes",
-        [Column("arm", numeric=False), Column("changes", numeric=False)],
-        rows,
-    )
-    whole = markup.details(f"{results.experiment}: {results.claim}, every setting", markup.code(resolved(base)))
-    return table + whole
+        rows.append([TableCell(arm), TableCell(told or (NONE if arm != claim else "the claim: as below"))])
+    return Table([TableColumn("arm", numeric=False), TableColumn("changes", numeric=False)], rows)
 
 
-def _commands(sources: Sources) -> str:
-    parts = []
-    for experiment in sources.experiments:
-        name = experiment.results.experiment
-        parts.append(_repeat("experiment", name, experiment_file(experiment)))
-    for sweep in sources.sweeps:
-        name = str(sweep.about["name"])
-        note = ""
-        if sweep.about["method"] != "grid":
-            note = (
-                "Its draws also depend on sweep.seed, and on sweep.asha where points were stopped, which the results "
-                "do not hold: this file has their defaults."
-            )
-        parts.append(_repeat("sweep", name, sweep_file(sweep), note))
-    folders = [one.place for one in _all(sources)]
-    again = f"uv run coordinator report {' '.join(dict.fromkeys(folders))}"
-    return "".join(parts) + markup.paragraph("This page again, from the folders:") + markup.code(again)
-
-
-def _repeat(command: str, name: str, file: str | None, note: str = "") -> str:
-    """A command, and the file that it takes."""
-    said = markup.code(f"uv run coordinator {command} {name}.yaml")
-    if file is None:
-        return said
-    told = f"{name}.yaml, in full; what it does not say has its default. Data outside of the package: PEERS_DATA=DIR."
-    return said + markup.details(told, markup.code(file)) + (markup.paragraph(note, "note") if note else "")
-
-
-def _versions(sources: Sources) -> str:
+def _versions(sources: Sources) -> list[tuple[str, str]]:
     here = {"python": platform.python_version(), **{name: _version(name) for name in VERSIONS}}
     terms = [("This page was made with", _joined(here))]
     for sweep in sources.sweeps:
         recorded = sweep.about.get("versions")
         if isinstance(recorded, Mapping) and recorded:
-            terms.append((f"{sweep.about['name']} was run with", _joined(recorded)))
+            terms.append((f"{sweep.title} was run with", _joined(recorded)))
     terms.append(("Machine that made this page", _machine()))
-    for name, cells in _groups(sources):
-        ran = _ran(cells)
-        if ran:
-            terms.append((name, ran))
-    return markup.terms(terms)
-
-
-def _groups(sources: Sources) -> Iterator[tuple[str, Sequence[CellFolder]]]:
-    for experiment in sources.experiments:
-        yield experiment.results.experiment, experiment.cells
-    for sweep in sources.sweeps:
-        yield str(sweep.about["name"]), sweep.cells
+    return terms + [(one.title, ran) for one in sources.folders if (ran := _ran(one.cells))]
 
 
 def _ran(cells: Sequence[CellFolder]) -> str:
@@ -125,24 +94,9 @@ def _ran(cells: Sequence[CellFolder]) -> str:
         mean, minutes = number(sum(seconds) / len(seconds)), number(sum(seconds) / 60)
         told.append(f"{mean} s of training each on average, {minutes} min in all")
     devices = sorted({cell.config.device for cell in cells if cell.config is not None})
-    if devices:
-        told.append(f"device: {', '.join(devices)}")
     gpus = sorted({str(one["gpu"]) for one in done if one.get("gpu")})
-    if gpus:
-        told.append(f"GPU: {', '.join(gpus)}")
+    told += [f"{kind}: {', '.join(names)}" for kind, names in (("device", devices), ("GPU", gpus)) if names]
     return "; ".join(told)
-
-
-def _folders(sources: Sources) -> str:
-    parts = []
-    for one in _all(sources):
-        names = "\n".join(f"{one.place}/cells/{cell.path.name}" for cell in one.cells)
-        parts.append(markup.details(f"{one.place}: {count(len(one.cells), 'run folder')}", markup.code(names or NONE)))
-    return "".join(parts)
-
-
-def _all(sources: Sources) -> list[ExperimentFolder | SweepFolder]:
-    return [*sources.experiments, *sources.sweeps]
 
 
 def _machine() -> str:

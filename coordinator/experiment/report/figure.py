@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from coordinator.experiment.report import svg
 from coordinator.experiment.report.palette import GRID, INK, MUTED, PAPER, Look
 
@@ -79,7 +81,7 @@ class Panel:
     """
 
     name: str
-    svg: str
+    svg: Markup
     file: bytes
     png: bytes
 

@@ -77,6 +77,11 @@ class ExperimentFolder:
     cells: tuple[CellFolder, ...]
 
     @property
+    def title(self) -> str:
+        """The experiment's name."""
+        return self.results.experiment
+
+    @property
     def arms(self) -> tuple[str, ...]:
         """Names of the arms in the order of the tables."""
         return tuple(next(iter(self.results.gains.values()), {}))
@@ -100,7 +105,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """A point of a sweep.
 
     Attributes:
@@ -135,8 +140,18 @@ class SweepFolder:
     key: str
     place: str
     about: Mapping[str, Any]
-    points: tuple[Point, ...]
+    points: tuple[SweepPoint, ...]
     cells: tuple[CellFolder, ...]
+
+    @property
+    def title(self) -> str:
+        """The sweep's name."""
+        return str(self.about["name"])
+
+    @property
+    def split(self) -> str:
+        """Images that it was judged on."""
+        return str(self.about["split"])
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -175,6 +190,11 @@ class Sources:
     experiments: tuple[ExperimentFolder, ...]
     sweeps: tuple[SweepFolder, ...]
     recipes: tuple[Recipes, ...]
+
+    @property
+    def folders(self) -> list[ExperimentFolder | SweepFolder]:
+        """Experiments, then sweeps: in the order of the page."""
+        return [*self.experiments, *self.sweeps]
 
 
 def load(folders: Sequence[Path]) -> Sources:
@@ -262,7 +282,7 @@ def _sweep(folder: Path, keys: set[str]) -> SweepFolder:
     about = _object(path)
     try:
         points = {
-            point["name"]: Point(point["name"], dict(point["values"]), point["state"], point.get("why") or "")
+            point["name"]: SweepPoint(point["name"], dict(point["values"]), point["state"], point.get("why") or "")
             for point in about["points"]
         }
         name = str(about["name"])
@@ -279,7 +299,7 @@ def _sweep(folder: Path, keys: set[str]) -> SweepFolder:
     return SweepFolder(_key(name, keys), shown(folder), about, tuple(points.values()), cells_of(folder))
 
 
-def _add(point: Point, row: Mapping[str, str]) -> None:
+def _add(point: SweepPoint, row: Mapping[str, str]) -> None:
     """One line of results.csv: a group and a probe."""
     probe, seed = row["probe"], int(row["seed"])
     if row.get("after") and row.get("gain"):

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.experiment.report.course import Course
+from coordinator.experiment.report.curve import Curve
 from coordinator.experiment.report.figure import Canvas, Panel, draw
-from coordinator.experiment.report.load import Point, SweepFolder
+from coordinator.experiment.report.load import SweepFolder, SweepPoint
 from coordinator.experiment.report.palette import HUES, PAPER, REFERENCE, Look
-from coordinator.experiment.report.verdict import headed
-from coordinator.experiment.report.words import general, interval, signed
+from coordinator.experiment.report.words import general, headed, interval, signed
 from coordinator.experiment.statistics import Summary, summarize
 
 WIDE = 10
@@ -69,7 +68,7 @@ def axes_of(sweep: SweepFolder) -> list[Axis]:
     found = []
     for key in sweep.axes:
         values = [point.values[key] for point in sweep.points if key in point.values]
-        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        numeric = all(map(is_number, values))
         order = sorted(set(values)) if numeric else list({_written(value): value for value in values}.values())
         log = numeric and len(order) > 1 and order[0] > 0 and order[-1] / order[0] > WIDE
         found.append(Axis(key, tuple(order), numeric, log))
@@ -162,7 +161,7 @@ def heat(sweep: SweepFolder, probe: str, axes: Sequence[Axis]) -> Panel:
     return draw(f"sweep-{sweep.key}-{probe}-map", title, label, paint, height=height)
 
 
-def live(sweep: SweepFolder, curves: Sequence[tuple[Point, Course]]) -> Panel:
+def live(sweep: SweepFolder, curves: Sequence[tuple[SweepPoint, Curve]]) -> Panel:
     """Live k-NN of points over rounds, those that were stopped in grey.
 
     Args:
@@ -205,7 +204,7 @@ def _without_gain(canvas: Canvas, sweep: SweepFolder, axis: Axis) -> None:
     canvas.axes.set_ylim(floor - 0.06 * (high - low), high)
 
 
-def gain_of(point: Point, probe: str) -> Summary | None:
+def gain_of(point: SweepPoint, probe: str) -> Summary | None:
     """Gain of a point that is finished, over its seeds."""
     scores = point.scores.get(probe)
     return summarize([score.gain for score in scores.values()]) if scores and point.state == "finished" else None
@@ -217,21 +216,26 @@ def _shade(share: float) -> str:
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(pale, deep, strict=True))
 
 
-def ranked(sweep: SweepFolder, probe: str) -> list[tuple[Point, Summary]]:
+def ranked(sweep: SweepFolder, probe: str) -> list[tuple[SweepPoint, Summary]]:
     """Points that were finished, the one with the highest mean gain first; of equals, the earlier."""
     found = [(point, gain) for point in sweep.points if (gain := gain_of(point, probe)) is not None]
     return sorted(found, key=lambda one: -one[1].mean)
 
 
-def best_of(sweep: SweepFolder) -> Point | None:
+def best_of(sweep: SweepFolder) -> SweepPoint | None:
     """The best point by the sweep's own metric; None where none is finished."""
     found = ranked(sweep, str(sweep.about["metric"]))
     return found[0][0] if found else None
 
 
-def setting(point: Point) -> str:
+def setting(point: SweepPoint) -> str:
     """A point by its settings."""
     return ", ".join(f"{key} = {general(value)}" for key, value in point.values.items())
+
+
+def is_number(value: object) -> bool:
+    """Whether a setting's value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _plain(key: str) -> str:

@@ -9,6 +9,8 @@ from html import escape
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from markupsafe import Markup
+
 from coordinator.experiment.report.palette import TONES
 
 LEGEND = "legend"
@@ -36,7 +38,7 @@ class Mark:
     says: str
 
 
-def for_page(drawn: bytes, name: str, label: str, size: tuple[float, float], marks: Mapping[str, Mark]) -> str:
+def for_page(drawn: bytes, name: str, label: str, size: tuple[float, float], marks: Mapping[str, Mark]) -> Markup:
     """The drawing as an element of a page.
 
     Args:
@@ -50,7 +52,7 @@ def for_page(drawn: bytes, name: str, label: str, size: tuple[float, float], mar
     used = {key for element in root.iter() for key in _referenced(element)}
     inner = "".join(_written(child, name, used, marks) for child in root)
     width, height = size
-    return (
+    return Markup(  # noqa: S704 - escaped piece by piece
         f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">{inner}</svg>'
     )
 

@@ -13,6 +13,13 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 NONE = "\N{EN DASH}"
 """Stands where there is nothing to say."""
 
+PROBES = {"knn": "k-NN", "linear": "linear probe"}
+FOR_TEMPLATES = (
+    *("NONE", "TIMES", "count", "general", "headed", "interval", "listed", "number", "plural", "probe_name", "scrub"),
+    *("signed", "spread"),
+)
+"""What templates may use of this module."""
+
 _ABSOLUTE = re.compile(r"(?<![\w.~:/<>-])(?:/[\w.+@~-]+)+/?|\b[A-Za-z]:\\[\w.\\+@~ -]+")
 
 
@@ -56,9 +63,25 @@ def general(value: object) -> str:
     return text.replace("-", MINUS)
 
 
-def count(things: int, one: str, many: str | None = None) -> str:
+def count(things: int, one: str) -> str:
     """So many of them, e.g. `5 seeds`, with thousands apart."""
-    return f"{things:,} {one if things == 1 else many or one + 's'}"
+    return f"{things:,} {one}{'' if things == 1 else 's'}"
+
+
+def plural(numbers: Iterable[int], one: str) -> str:
+    """How many there are of each, e.g. `5 seeds` or `3 to 5 seeds`."""
+    few, *more = sorted(set(numbers))
+    return f"{few} to {more[-1]} {one}s" if more else count(few, one)
+
+
+def probe_name(probe: str) -> str:
+    """A probe as the page calls it."""
+    return PROBES.get(probe, probe)
+
+
+def headed(probe: str) -> str:
+    """A probe at the beginning of a line."""
+    return {"linear": "Linear probe"}.get(probe, probe_name(probe))
 
 
 def listed(names: Iterable[str], last: str = "and") -> str:

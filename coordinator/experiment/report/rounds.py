@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from coordinator.experiment.report import markup
-from coordinator.experiment.report.course import Course, of_records, over_groups
+from coordinator.experiment.report.curve import Curve, of_records, over_groups
 from coordinator.experiment.report.figure import Canvas, Panel, draw
 from coordinator.experiment.report.load import ExperimentFolder
-from coordinator.experiment.report.markup import Section
 from coordinator.experiment.report.palette import Look
-from coordinator.experiment.report.words import MINUS, count, general
+from coordinator.experiment.report.render import ReportPart, ReportSection, render
+from coordinator.experiment.report.words import MINUS, general
 
 QUANTITIES = {
     "loss": "loss",
@@ -22,31 +21,33 @@ MARKS = 8
 """Markers on a line: enough to tell lines apart without colour."""
 
 
-def section(experiments: Sequence[ExperimentFolder], looks: Mapping[str, Look]) -> Section | None:
-    """Curves of all experiments that have metrics; None where none has."""
-    parts, panels, links = [], [], []
+def section(experiments: Sequence[ExperimentFolder], looks: Mapping[str, Look]) -> ReportSection:
+    """Curves of all experiments that have metrics."""
+    parts = []
     for experiment in experiments:
-        found = {name: _courses(experiment, name) for name in QUANTITIES}
-        drawn = [
-            lines(f"curve-{experiment.key}-{name.replace('_', '-')}", QUANTITIES[name], courses, looks)
-            for name, courses in found.items()
-            if courses
+        curves = {name: _curves(experiment, name) for name in QUANTITIES}
+        panels = [
+            lines(f"curve-{experiment.key}-{name.replace('_', '-')}", QUANTITIES[name], of_arms, looks)
+            for name, of_arms in curves.items()
+            if of_arms
         ]
-        if not drawn:
-            continue
-        if len(experiments) > 1:
-            links.append((f"curves-{experiment.key}", experiment.results.experiment))
-            parts.append(markup.heading(3, experiment.results.experiment, links[-1][0]))
-        arms = [arm for arm in experiment.arms if any(arm in courses for courses in found.values())]
-        parts.append(markup.figure(drawn, _caption(found), [looks[arm] for arm in arms]))
-        panels += drawn
-    return Section("curves", "Over the rounds", "".join(parts), links, panels) if parts else None
+        if panels:
+            arms = [arm for arm in experiment.arms if any(arm in of_arms for of_arms in curves.values())]
+            body = render(
+                "rounds",
+                panels=panels,
+                legend=[looks[arm] for arm in arms],
+                groups=[curve.groups for of_arms in curves.values() for curve in of_arms.values()],
+                has_live=bool(curves["knn_live"]),
+            )
+            parts.append(ReportPart(f"curves-{experiment.key}", experiment.title, body, panels))
+    return ReportSection("curves", "Over the rounds", parts, headed=len(experiments) > 1)
 
 
 def lines(
     name: str,
     title: str,
-    courses: Mapping[str, Course],
+    courses: Mapping[str, Curve],
     looks: Mapping[str, Look],
     *,
     rounds: Sequence[float] = (),
@@ -74,7 +75,7 @@ def lines(
     return draw(name, title, f"{title} over rounds: {ends}", paint, legend=[looks[arm] for arm in courses])
 
 
-def trace(canvas: Canvas, look: Look, course: Course, step: str) -> None:
+def trace(canvas: Canvas, look: Look, course: Curve, step: str) -> None:
     """One line with its band, and a few markers that say their values.
 
     Args:
@@ -102,22 +103,8 @@ def _places(count_: int, number: int) -> list[int]:
     return sorted({min(count_ - 1, int(step * (place + 0.15 + 0.17 * (number % 5)))) for place in range(MARKS)})
 
 
-def _courses(experiment: ExperimentFolder, name: str) -> dict[str, Course]:
-    found = {}
-    for arm in experiment.arms:
-        course = over_groups(of_records(cell.records, name) for cell in experiment.of(arm))
-        if course is not None:
-            found[arm] = course
-    return found
-
-
-def _caption(found: Mapping[str, Mapping[str, Course]]) -> str:
-    groups = {course.groups for courses in found.values() for course in courses.values()}
-    seeds = count(max(groups), "seed") if len(groups) == 1 else f"{min(groups)} to {max(groups)} seeds"
-    band = "band: ± one standard deviation over the seeds. " if max(groups) > 1 else ""
-    live = (
-        "The live k-NN uses small subsets of training and validation images, never test images."
-        if found["knn_live"]
-        else ""
-    )
-    return f"Mean over the peers of a group, then over {seeds}; {band}{live}".strip()
+def _curves(experiment: ExperimentFolder, name: str) -> dict[str, Curve]:
+    curves = {
+        arm: over_groups(of_records(cell.records, name) for cell in experiment.of(arm)) for arm in experiment.arms
+    }
+    return {arm: curve for arm, curve in curves.items() if curve is not None}

@@ -14,8 +14,8 @@ MOST = 240
 
 
 @dataclass(frozen=True)
-class Course:
-    """One quantity of one arm.
+class Curve:
+    """Mean of one quantity over the groups of one arm, at each of some places.
 
     Attributes:
         xs: rounds done.
@@ -30,8 +30,8 @@ class Course:
     groups: int
 
 
-def over_groups(groups: Iterable[Mapping[float, float]]) -> Course | None:
-    """A course from that of each group, at the rounds that all of them have; None where there is none.
+def over_groups(groups: Iterable[Mapping[float, float]]) -> Curve | None:
+    """A curve from that of each group, at the rounds that all of them have; None where there is none.
 
     Args:
         groups: {rounds done: value} of each.
@@ -44,7 +44,7 @@ def over_groups(groups: Iterable[Mapping[float, float]]) -> Course | None:
         return None
     columns = [[group[x] for group in found] for x in xs]
     means = tuple(sum(column) / len(column) for column in columns)
-    return Course(tuple(xs), means, tuple(deviation_of(column) for column in columns), len(found))
+    return Curve(tuple(xs), means, tuple(deviation_of(column) for column in columns), len(found))
 
 
 def of_records(records: Sequence[Mapping[str, Any]], name: str) -> dict[float, float]:
