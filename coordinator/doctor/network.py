@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from coordinator.doctor.findings import Finding, Subject, error, ok, warning
 from coordinator.doctor.places import beyond, serves_here
-from coordinator.service.advertised import trouble_of
+from coordinator.service.advertised import advertise_problem
 from peers.common.hosts import WILDCARDS, addresses, addresses_of, host_and_port, interface_trouble, loopback, split
 
 HOSTS_FILE = "give it an entry with this machine's own address, in the DNS or in /etc/hosts"
@@ -48,7 +48,7 @@ def advertise(subject: Subject) -> Iterator[Finding]:
     told = subject.config.coordinator.advertise
     if told is None or not serves_here(subject):
         return
-    trouble = trouble_of(told, subject.config.coordinator.bind)
+    trouble = advertise_problem(told, subject.config.coordinator.bind)
     if trouble is None:
         yield ok("advertise", f"{told} is {', '.join(addresses(host_and_port(told)[0]))}")
     else:

@@ -22,7 +22,7 @@ Blocks = Mapping[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Closed:
+class ReplayedRound:
     """A round that closed.
 
     Attributes:
@@ -59,7 +59,7 @@ class Closed:
         )
 
 
-def close(round_: Round, outputs: Mapping[int, Tensor], hosted: Blocks, rule: Rule, wire: str) -> Closed:
+def replay_round(round_: Round, outputs: Mapping[int, Tensor], hosted: Blocks, rule: Rule, wire: str) -> ReplayedRound:
     """Close a round with the outputs of those that contributed.
 
     Args:
@@ -81,7 +81,7 @@ def close(round_: Round, outputs: Mapping[int, Tensor], hosted: Blocks, rule: Ru
     one = total if total is not None else aggregate
     parts = [one] if one is not None else list(sent.values())
     made = digest([to_wire(part.numpy(), FLOAT32) for part in parts]).hex() if elastic else None
-    return Closed(round_, tuple(sent), sent, total, aggregate, sources, made)
+    return ReplayedRound(round_, tuple(sent), sent, total, aggregate, sources, made)
 
 
 def _total(sent: Mapping[int, Tensor], hosted: Blocks, relayed: Blocks) -> Tensor:

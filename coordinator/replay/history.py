@@ -37,7 +37,7 @@ class Round:
 
 
 @dataclass
-class Stretch:
+class RoundSequence:
     """Rounds in a row, from where the group formed to where it ended; a group that forms anew may go back.
 
     Attributes:
@@ -60,13 +60,13 @@ class Stretch:
         return self.rounds[number - self.first] if self.first <= number < self.upcoming else None
 
 
-def fixed(peers: int, rounds: int) -> list[Stretch]:
+def fixed(peers: int, rounds: int) -> list[RoundSequence]:
     """The rounds of a group in which all take part from beginning to end, as often as it was started again."""
     members = tuple(range(peers))
-    return [Stretch(0, 0, [Round(number, 1, members) for number in range(rounds)])]
+    return [RoundSequence(0, 0, [Round(number, 1, members) for number in range(rounds)])]
 
 
-def told(path: Path) -> list[Stretch]:
+def read_history(path: Path) -> list[RoundSequence]:
     """What a coordinator's journal tells.
 
     Raises:
@@ -83,7 +83,7 @@ def told(path: Path) -> list[Stretch]:
 
 class _Reader:
     def __init__(self, path: Path) -> None:
-        self.stretches: list[Stretch] = []
+        self.stretches: list[RoundSequence] = []
         self._path = path
         self._store = -1
         self._open = False
@@ -96,7 +96,7 @@ class _Reader:
         if "round" in line:
             self._take_round(number, line)
         elif "formed" in line:
-            self.stretches.append(Stretch(self._store, _number(line["formed"])))
+            self.stretches.append(RoundSequence(self._store, _number(line["formed"])))
             self._open = True
         elif "joined" in line:
             peers = _ids(line["peers"])

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from coordinator.replay.history import Stretch
+from coordinator.replay.history import RoundSequence
 from peers.common.errors import RunFolderError
 from peers.runs.journal import Life, Skip
 
 
 @dataclass(eq=False)
-class Part:
+class LifeSegment:
     """What a life did in one stretch.
 
     Attributes:
@@ -32,7 +32,7 @@ class Part:
     life: Life
     first: int
     skips: list[Skip] = field(default_factory=list)
-    before: Part | None = None
+    before: LifeSegment | None = None
     stretch: int | None = None
     ended: int | None = None
 
@@ -48,16 +48,16 @@ class Lives:
         RunFolderError: a journal contradicts itself.
     """
 
-    def __init__(self, journals: Mapping[int, Sequence[Life]], stretches: Sequence[Stretch]) -> None:
+    def __init__(self, journals: Mapping[int, Sequence[Life]], stretches: Sequence[RoundSequence]) -> None:
         self._stretches = stretches
         self.parts = {peer: self._parts(peer, lives) for peer, lives in sorted(journals.items())}
 
-    def of(self, stretch: int) -> list[Part]:
+    def of(self, stretch: int) -> list[LifeSegment]:
         """The parts in a stretch, by their first round; of one peer in the order in which they were lived."""
         found = [part for parts in self.parts.values() for part in parts if part.stretch == stretch]
         return sorted(found, key=lambda part: part.first)
 
-    def source(self, part: Part) -> tuple[Part, int] | None:
+    def source(self, part: LifeSegment) -> tuple[LifeSegment, int] | None:
         """Whose state a part began with, and after how many rounds; None: as its incarnation was initialized."""
         if part.before is not None:
             return part.before, part.first
@@ -66,7 +66,9 @@ class Lives:
         parts = self.parts[part.peer]
         return self.saved(part.peer, part.life.source, parts[: parts.index(part)])
 
-    def saved(self, peer: int, round_: int, parts: Sequence[Part] | None = None) -> tuple[Part, int] | None:
+    def saved(
+        self, peer: int, round_: int, parts: Sequence[LifeSegment] | None = None
+    ) -> tuple[LifeSegment, int] | None:
         """Which part has saved a checkpoint of a round: the last that began before it, or ended with it.
 
         Args:
@@ -93,7 +95,7 @@ class Lives:
             f"the run cannot be replayed"
         )
 
-    def _parts(self, peer: int, lives: Sequence[Life]) -> list[Part]:
+    def _parts(self, peer: int, lives: Sequence[Life]) -> list[LifeSegment]:
         """Lives are placed from the last to the first: the newest stretches are the ones that they can belong to."""
         places: list[int | None] = []
         later: tuple[int, Life] | None = None
@@ -101,7 +103,7 @@ class Lives:
             place = self._place(peer, life, later)
             places.append(place)
             later = later if place is None else (place, life)
-        parts: list[Part] = []
+        parts: list[LifeSegment] = []
         for life, place in zip(lives, reversed(places), strict=True):
             parts += self._cut(peer, life, place)
         return parts
@@ -137,15 +139,15 @@ class Lives:
         elastic = life.terms.exchange == "coordinator"
         return not elastic or there.store != self._stretches[place].store or life.admitted < after.admitted
 
-    def _cut(self, peer: int, life: Life, place: int | None) -> list[Part]:
+    def _cut(self, peer: int, life: Life, place: int | None) -> list[LifeSegment]:
         """A life's parts: joining again begins another one."""
-        current = Part(peer, life, life.round, stretch=place)
+        current = LifeSegment(peer, life, life.round, stretch=place)
         parts = [current]
         for skip in life.skips:
             current.skips.append(skip)
             if skip.reason == "expelled":
                 again = self._again(peer, skip, current.stretch)
-                current = Part(peer, life, skip.next, before=current, stretch=again)
+                current = LifeSegment(peer, life, skip.next, before=current, stretch=again)
                 parts.append(current)
         current.ended = life.ended
         return parts

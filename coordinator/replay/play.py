@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from coordinator.replay.closing import Closed, close
+from coordinator.replay.closing import ReplayedRound, replay_round
 from coordinator.replay.compare import compare
-from coordinator.replay.history import Round, Stretch
-from coordinator.replay.lives import Lives, Part
+from coordinator.replay.history import Round, RoundSequence
+from coordinator.replay.lives import LifeSegment, Lives
 from coordinator.replay.result import Difference
 from peers.common.errors import DivergedError, RunFolderError
 from peers.config.schema import Config
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass
-class Actor:
+class ReplayedPeer:
     """A life lived again.
 
     Attributes:
@@ -46,7 +46,7 @@ class Actor:
         skips: rounds ahead that it missed.
     """
 
-    part: Part
+    part: LifeSegment
     peer: Peer
     at: int
     skips: deque[Skip] = field(default_factory=deque)
@@ -61,7 +61,7 @@ class Actor:
         return skip.round < number or skip.round == number == skip.next
 
 
-class Player:
+class RunReplayer:
     """The run, once more.
 
     Args:
@@ -81,11 +81,11 @@ class Player:
         self.compared = 0
         self._rule = Rule.of(config.consensus, config.run.seed)
         self._schedule = Schedule(len(grounds.data.train), config.data.batch, config.run.seed)
-        self._states: dict[tuple[Part, int], tuple[dict[str, Tensor], dict[str, Any]] | None] = {}
-        self._ahead: dict[Part, list[int]] = defaultdict(list)
-        self._checks: dict[tuple[Part, int], int] = {}
-        self._resting: dict[Part, Peer] = {}
-        self._actors: dict[int, Actor] = {}
+        self._states: dict[tuple[LifeSegment, int], tuple[dict[str, Tensor], dict[str, Any]] | None] = {}
+        self._ahead: dict[LifeSegment, list[int]] = defaultdict(list)
+        self._checks: dict[tuple[LifeSegment, int], int] = {}
+        self._resting: dict[LifeSegment, Peer] = {}
+        self._actors: dict[int, ReplayedPeer] = {}
         for part in (part for parts in lives.parts.values() for part in parts if part.stretch is not None):
             source = lives.source(part)
             if source is not None and part.before is None:
@@ -102,7 +102,7 @@ class Player:
         self._checks[source] = round_
         self._ahead[source[0]].append(round_)
 
-    def play(self, place: int, stretch: Stretch, done: Callable[[], None]) -> None:
+    def play(self, place: int, stretch: RoundSequence, done: Callable[[], None]) -> None:
         """One stretch of rounds.
 
         Args:
@@ -140,7 +140,7 @@ class Player:
                     f" it, which began at round {part.first}, ended before: lines are missing"
                 )
 
-    def _enter(self, part: Part) -> None:
+    def _enter(self, part: LifeSegment) -> None:
         """A life begins, or goes on after it was expelled."""
         source = self.lives.source(part)
         if part.before is not None:
@@ -161,7 +161,7 @@ class Player:
                         f"the journals none of its lives had reached that round: lines are missing"
                     )
                 restore(peer, *state)
-        actor = Actor(part, peer, part.first, deque(part.skips))
+        actor = ReplayedPeer(part, peer, part.first, deque(part.skips))
         self._actors[part.peer] = actor
         self._reached(actor)
 
@@ -197,7 +197,7 @@ class Player:
                 self._pass(actor)
 
     @staticmethod
-    def _acts(actor: Actor, round_: Round) -> bool:
+    def _acts(actor: ReplayedPeer, round_: Round) -> bool:
         """Whether a life made a forward pass in a round, as far as it matters."""
         if actor.missed(round_.number) is not None:
             return True
@@ -207,13 +207,13 @@ class Player:
         images = self.grounds.data.train.batch(self._schedule.indices(number))
         return images.contiguous(memory_format=torch.channels_last)
 
-    def _forward(self, actor: Actor, images: Tensor) -> Tensor | None:
+    def _forward(self, actor: ReplayedPeer, images: Tensor) -> Tensor | None:
         threads = actor.part.life.terms.threads
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         return actor.peer.forward(images)
 
-    def _close(self, round_: Round, outputs: Mapping[int, Tensor]) -> Closed:
+    def _close(self, round_: Round, outputs: Mapping[int, Tensor]) -> ReplayedRound:
         """Close a round with those that the run closed it with, and compare its receipt."""
         contributors = sorted(outputs) if round_.contributors is None else round_.contributors
         missing = [peer for peer in contributors if peer not in outputs]
@@ -225,7 +225,7 @@ class Player:
             )
         hosted = {actor.part.peer: actor.part.life.terms.hosted for actor in self._actors.values()}
         given = {peer: outputs[peer] for peer in contributors}
-        closed = close(round_, given, hosted, self._rule, self.config.exchange.wire)
+        closed = replay_round(round_, given, hosted, self._rule, self.config.exchange.wire)
         if round_.digest is not None and closed.digest is not None:
             self._receipt(round_, None, round_.digest, closed.digest, contributors)
         for block in sorted(set(hosted.values())) if round_.contributors is None else ():
@@ -240,7 +240,7 @@ class Player:
             what = f"the digest of the receipt of contributors {', '.join(map(str, contributors))}"
             self._note(Difference(round_.number, peer, what, due, made))
 
-    def _step(self, actor: Actor, closed: Closed) -> None:
+    def _step(self, actor: ReplayedPeer, closed: ReplayedRound) -> None:
         consensus, peer = closed.consensus(actor.part.life.terms.hosted), actor.peer
         try:
             if peer.selection.due(closed.round.number):
@@ -251,7 +251,7 @@ class Player:
             return
         self._at(actor, closed.round.number + 1)
 
-    def _pass(self, actor: Actor) -> None:
+    def _pass(self, actor: ReplayedPeer) -> None:
         """A forward pass was made and leads to no step, as the journal says of the next round that was missed."""
         skip = actor.skips.popleft()
         try:
@@ -265,16 +265,16 @@ class Player:
         else:
             self._at(actor, skip.next)
 
-    def _end(self, actor: Actor) -> None:
+    def _end(self, actor: ReplayedPeer) -> None:
         """Its process ended here, or the life goes on elsewhere; no more is to come."""
         actor.skips.clear()
         self._actors.pop(actor.part.peer, None)
 
-    def _at(self, actor: Actor, number: int) -> None:
+    def _at(self, actor: ReplayedPeer, number: int) -> None:
         actor.at = number
         self._reached(actor)
 
-    def _reached(self, actor: Actor) -> None:
+    def _reached(self, actor: ReplayedPeer) -> None:
         """Keep or compare what is due when a life has done so many rounds."""
         ahead = self._ahead.get(actor.part)
         if not ahead:

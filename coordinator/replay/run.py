@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coordinator.replay.history import Stretch, fixed, told
+from coordinator.replay.history import RoundSequence, fixed, read_history
 from coordinator.replay.lives import Lives, lineage
-from coordinator.replay.play import CPU, Altered, Player
+from coordinator.replay.play import CPU, Altered, RunReplayer
 from coordinator.replay.result import Replayed
 from coordinator.service.journal import FILE
 from peers.common.errors import RunFolderError
@@ -60,7 +60,7 @@ def replay(
     grounds = replace(check(config, CPU), folder=where)
     receipts: dict[tuple[int, int], str] = {}
     if config.exchange.elastic:
-        stretches = told((state or where.coordinator_state(config)) / FILE)
+        stretches = read_history((state or where.coordinator_state(config)) / FILE)
     else:
         receipts = {
             (line["round"], line["peer"]): line["receipt"] for line in records(where.metrics) if "receipt" in line
@@ -79,13 +79,13 @@ def _replay(
     config: Config,
     grounds: Grounds,
     lives: Lives,
-    stretches: list[Stretch],
+    stretches: list[RoundSequence],
     receipts: Mapping[tuple[int, int], str],
     progress: Callable[[int, int], None],
     altered: Altered,
     doubts: tuple[str, ...],
 ) -> Replayed:
-    player = Player(config, grounds, lives, receipts, altered)
+    player = RunReplayer(config, grounds, lives, receipts, altered)
     saved = {peer: grounds.checkpoints(config, peer).rounds() for peer in lives.parts}
     for peer, rounds in saved.items():
         for round_ in rounds:

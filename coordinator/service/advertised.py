@@ -53,7 +53,7 @@ def advertised(settings: ServiceSettings) -> Advertised:
         ConfigError: the name leads nowhere, or peers elsewhere to their own machine; or there is no such interface.
     """
     if settings.advertise is not None:
-        trouble = trouble_of(settings.advertise, settings.bind)
+        trouble = advertise_problem(settings.advertise, settings.bind)
         if trouble is not None:
             raise ConfigError(str(trouble))
         return Advertised(*host_and_port(settings.advertise))
@@ -66,7 +66,7 @@ def advertised(settings: ServiceSettings) -> Advertised:
     return Advertised(own)
 
 
-def trouble_of(told: str, bind: str) -> Trouble | None:
+def advertise_problem(told: str, bind: str) -> Trouble | None:
     """Why peers who are told this do not find a coordinator that is bound there.
 
     Args:

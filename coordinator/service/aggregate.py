@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import xxhash
 
-from coordinator.service.rounds import Publication, Settled
+from coordinator.service.rounds import Publication, SettledRound
 from peers.method.target_selection import Rule, trimmed
 from protos.consensus_pb2 import AGGREGATE, FLOAT32, MEMBERS, TOTAL, Content, WireDtype
 from protos.frames import Buffer
@@ -24,10 +24,10 @@ SLICE = 256 * 1024
 """Elements that a median sorts at a time: bounds its extra memory and stays in the cache."""
 
 
-Room: TypeAlias = Callable[[], Float32]
+Allocate: TypeAlias = Callable[[], Float32]
 
 
-class Block(NamedTuple):
+class PeerTensor(NamedTuple):
     """One tensor of a publication.
 
     Attributes:
@@ -44,7 +44,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Aggregation:
     """What a settled round gives to its members, ready to be sent and kept.
 
     Attributes:
@@ -56,7 +56,7 @@ class Outcome:
         checksum: XXH3-128 of the tensors, one after the other, where somebody has made it.
     """
 
-    settled: Settled
+    settled: SettledRound
     content: Content = Content.CONTENT_UNSPECIFIED
     digest: bytes = b""
     dtype: WireDtype = FLOAT32
@@ -72,7 +72,7 @@ class SumTree:
         room: gives memory for the sum of all, [B, D]; None adds wherever there is some.
     """
 
-    def __init__(self, ids: Iterable[int], room: Room | None = None) -> None:
+    def __init__(self, ids: Iterable[int], room: Allocate | None = None) -> None:
         self._open = set(ids)
         self._room = room
         lowest, highest = min(self._open, default=0), max(self._open, default=0)
@@ -119,7 +119,7 @@ class SumTree:
 
 
 def _join(
-    one: tuple[Float32, bool] | None, two: tuple[Float32, bool] | None, room: Room | None
+    one: tuple[Float32, bool] | None, two: tuple[Float32, bool] | None, room: Allocate | None
 ) -> tuple[Float32, bool] | None:
     if one is None or two is None:
         return one or two
@@ -137,14 +137,14 @@ class Aggregator:
         room: as of `SumTree`; asked for at most once, for the round that then settles.
     """
 
-    def __init__(self, rule: Rule, ids: Sequence[int], room: Room | None = None) -> None:
+    def __init__(self, rule: Rule, ids: Sequence[int], room: Allocate | None = None) -> None:
         self._rule = rule
         self._room = room
         self._ids = tuple(ids)
         self._trees: dict[bytes, SumTree] = {}
-        self._blocks: dict[int, Block] = {}
+        self._blocks: dict[int, PeerTensor] = {}
 
-    def add(self, publication: Publication, blocks: Sequence[Block]) -> None:
+    def add(self, publication: Publication, blocks: Sequence[PeerTensor]) -> None:
         """Take an accepted publication; those of different batches are never added to each other.
 
         Args:
@@ -171,10 +171,10 @@ class Aggregator:
         tree = self._trees.get(batch)
         return None if tree is None else tree.finish()
 
-    def finish(self, settled: Settled) -> Outcome:
+    def finish(self, settled: SettledRound) -> Aggregation:
         """What the round gives, once it is settled."""
         if not settled.contributors:
-            return Outcome(settled)
+            return Aggregation(settled)
         if self._rule.kind == "sum":
             return _single(settled, TOTAL, self._trees[settled.batch].finish())
         blocks = [self._blocks[peer] for peer in settled.contributors]
@@ -184,7 +184,9 @@ class Aggregator:
         dtypes = {block.dtype for block in blocks}
         common = dtypes.pop() if len(dtypes) == 1 else FLOAT32
         tensors = {block.peer: _as(block, common) for block in blocks}
-        return Outcome(settled, MEMBERS, digest([to_wire(block.values, FLOAT32) for block in blocks]), common, tensors)
+        return Aggregation(
+            settled, MEMBERS, digest([to_wire(block.values, FLOAT32) for block in blocks]), common, tensors
+        )
 
 
 def robust(values: Sequence[Float32], cut: int | None) -> Float32:
@@ -221,13 +223,13 @@ def digest(parts: Iterable[Buffer]) -> bytes:
     return made.digest()
 
 
-def _single(settled: Settled, content: Content, values: Float32 | None) -> Outcome:
+def _single(settled: SettledRound, content: Content, values: Float32 | None) -> Aggregation:
     if values is None:
         raise ValueError(f"round {settled.round} has contributors, but none of their outputs")
     data = to_wire(values, FLOAT32)  # a view: nobody changes the values any more
     made = digest([data])
-    return Outcome(settled, content, made, FLOAT32, {-1: data}, made)
+    return Aggregation(settled, content, made, FLOAT32, {-1: data}, made)
 
 
-def _as(block: Block, dtype: WireDtype) -> Buffer:
+def _as(block: PeerTensor, dtype: WireDtype) -> Buffer:
     return block.data if block.dtype == dtype else to_wire(block.values, dtype)

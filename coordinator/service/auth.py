@@ -14,7 +14,7 @@ import grpc
 
 from coordinator.service.hub import Hub
 from coordinator.service.limits import Bucket
-from coordinator.service.membership import Gone, Worker
+from coordinator.service.membership import DepartedWorker, WorkerRecord
 
 HEADER = "authorization"
 SCHEME = "Bearer "
@@ -36,7 +36,7 @@ def secret_of(metadata: Any) -> str | None:
     return None
 
 
-def caller(hub: Hub, context: Any) -> Worker | Gone:
+def caller(hub: Hub, context: Any) -> WorkerRecord | DepartedWorker:
     """The worker that a call speaks for; the interceptor has let it pass."""
     found = hub.known(secret_of(context.invocation_metadata()) or "")
     if found is None:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from coordinator.service.membership import Gone, Membership, Wish, Worker
-from coordinator.service.rounds import OpenRound, Publication, Rounds, Settled
+from coordinator.service.membership import DepartedWorker, Membership, PeerRequest, WorkerRecord
+from coordinator.service.rounds import OpenRound, Publication, Rounds, SettledRound
 from coordinator.service.settings import ServiceSettings
 from protos.consensus_pb2 import (
     BATCH_MISMATCH,
@@ -39,20 +39,20 @@ PATIENT = frozenset({OK, LATE, VOID})
 
 
 @dataclass(frozen=True)
-class Ended:
+class GroupEnded:
     """The run is over; `text` says why."""
 
     text: str
 
 
-Event: TypeAlias = OpenRound | Settled | Gone | Ended
+Event: TypeAlias = OpenRound | SettledRound | DepartedWorker | GroupEnded
 
 
-class Parked:
+class NotOpenYet:
     """A publication for the round that opens next: its answer is that the round has opened, and it comes again."""
 
 
-Verdict: TypeAlias = ReplyCode | Settled | Parked
+Verdict: TypeAlias = ReplyCode | SettledRound | NotOpenYet
 
 
 class Group:
@@ -82,8 +82,8 @@ class Group:
         return events
 
     def join(
-        self, wishes: Sequence[Wish], *, name: str, bearer: str, request: str, insist: bool, now: float
-    ) -> Worker | tuple[ReplyCode, str]:
+        self, wishes: Sequence[PeerRequest], *, name: str, bearer: str, request: str, insist: bool, now: float
+    ) -> WorkerRecord | tuple[ReplyCode, str]:
         """Take in a newcomer: a member from the next round on that opens while its stream stands."""
         if self.phase == OVER:
             return ENDED, self.text
@@ -99,11 +99,11 @@ class Group:
         self.membership.detach(worker, now)
 
     def offer(self, publication: Publication, now: float) -> Verdict:
-        """Take a publication; see `Rounds.offer`. Parked where it is for a round that has not opened for its worker."""
+        """Take a publication, as `Rounds.offer` does; NotOpenYet where its round has not opened for its worker."""
         number = publication.worker
         gone = self.membership.gone.get(number)
         code = self.rounds.offer(publication, now)
-        if isinstance(code, Settled):
+        if isinstance(code, SettledRound):
             return code
         if self.phase == OVER:
             return ENDED
@@ -113,7 +113,7 @@ class Group:
         self.membership.workers[number].absent = publication.absent
         open_here = self.rounds.current is not None and number in self.rounds.current.present
         if code in (FUTURE, LATE) and publication.round == self.rounds.upcoming and not open_here:
-            return Parked()
+            return NotOpenYet()
         if code in PATIENT:
             self._advance(now)
         else:
@@ -201,7 +201,7 @@ class Group:
         saved = [set(worker.saved) for worker in self.membership.workers.values() if worker.member]
         self.rounds.upcoming, self.rounds.last = max(set.intersection(*saved)), None
 
-    def _account(self, settled: Settled) -> None:
+    def _account(self, settled: SettledRound) -> None:
         """What a settled round means for its workers: counts, expulsions, departures."""
         self.events.append(settled)
         workers = self.membership.workers
@@ -231,7 +231,7 @@ class Group:
         if settled is not None:
             self.events.append(settled)
         self.phase, self.since, self.text = OVER, now, text
-        self.events.append(Ended(text))
+        self.events.append(GroupEnded(text))
 
     def _describe(self) -> None:
         there, needed = self.membership.peers(), self._settings.min_peers
@@ -242,7 +242,7 @@ class Group:
 
     # What survives the coordinator's own death.
 
-    def course(self) -> dict[str, Any]:
+    def progress_state(self) -> dict[str, Any]:
         """A JSON object of what changes with each round."""
         current, last = self.rounds.current, self.rounds.last
         opened = (current.round, current.epoch, sorted(current.members.items())) if current else None
@@ -251,16 +251,16 @@ class Group:
             "text": self.text,
             "upcoming": self.rounds.upcoming,
             "open": opened,
-            "last": last.as_kept() if last else None,
+            "last": last.as_json() if last else None,
         }
 
-    def roll(self) -> dict[str, Any]:
+    def membership_state(self) -> dict[str, Any]:
         """A JSON object of who belongs to the group; changes with `membership.version`."""
         it = self.membership
         return {
             "epoch": it.epoch,
             "numbers": it.numbers,
-            "workers": [worker.as_kept() for worker in it.workers.values()],
+            "workers": [worker.as_json() for worker in it.workers.values()],
             "gone": [vars(gone) for gone in it.gone.values()],
             "incarnations": sorted(it.incarnations.items()),
         }
@@ -273,13 +273,13 @@ class Group:
         it = self.membership
         it.epoch, it.numbers = roll["epoch"], roll["numbers"]
         it.incarnations = dict(roll["incarnations"])
-        it.gone = {kept["number"]: Gone(**{**kept, "peers": tuple(kept["peers"])}) for kept in roll["gone"]}
+        it.gone = {kept["number"]: DepartedWorker(**{**kept, "peers": tuple(kept["peers"])}) for kept in roll["gone"]}
         self.rounds.upcoming = course["upcoming"]
-        self.rounds.last = Settled.from_kept(course["last"]) if course["last"] else None
+        self.rounds.last = SettledRound.from_json(course["last"]) if course["last"] else None
         phase = course["phase"]
         if phase == OVER and course["text"] != COMPLETE:
             return
-        it.workers = {kept["number"]: Worker.from_kept(kept, now) for kept in roll["workers"]}
+        it.workers = {kept["number"]: WorkerRecord.from_json(kept, now) for kept in roll["workers"]}
         it.forgive(self._settings.heartbeat)  # one period more, to find the coordinator again
         self.phase, self.text, self.since = phase, course["text"], now
         if course["open"]:

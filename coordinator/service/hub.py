@@ -17,20 +17,20 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from coordinator.service import answers
-from coordinator.service.aggregate import Aggregator, Block, Outcome
-from coordinator.service.answers import Answer, Results
+from coordinator.service import replies
+from coordinator.service.aggregate import Aggregation, Aggregator, PeerTensor
 from coordinator.service.eager import whole
-from coordinator.service.group import Group, Parked
-from coordinator.service.join_policy import hashed, judge, wishes
+from coordinator.service.group import Group, NotOpenYet
+from coordinator.service.join_policy import bearer_hash, check_join, peer_requests
 from coordinator.service.limits import Bucket
-from coordinator.service.membership import Gone, Worker
+from coordinator.service.membership import DepartedWorker, WorkerRecord
 from coordinator.service.metrics import Metrics
-from coordinator.service.pending import Desk, done
-from coordinator.service.rounds import OpenRound, Publication, Settled
+from coordinator.service.pending import PendingReplies, done
+from coordinator.service.replies import ReplyFrame, RoundReplies
+from coordinator.service.rounds import OpenRound, Publication, SettledRound
 from coordinator.service.settings import ServiceSettings
-from coordinator.service.store import Store
-from coordinator.service.validation import Admitted, Refusal, admit
+from coordinator.service.store import StateStore
+from coordinator.service.validation import Refusal, ValidPublication, validate
 from protos.consensus_pb2 import (
     ENDED,
     EXPELLED,
@@ -70,7 +70,7 @@ class Hub:
     def __init__(
         self,
         settings: ServiceSettings,
-        store: Store,
+        store: StateStore,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         group: Group | None = None,
@@ -89,7 +89,7 @@ class Hub:
         self._thread = ThreadPoolExecutor(1, "consensus")
         self._heavy = size_of(NAMES["float32"], *settings.shape) >= HEAVY
         self._joins = Bucket(settings.joins_per_minute / 60, settings.joins_per_minute, clock())
-        self.desk = Desk(self.group, metrics)
+        self.pending = PendingReplies(self.group, metrics)
         self._aggregator = self._collecting(())
         self._version = -1
         self._closed = False
@@ -109,9 +109,9 @@ class Hub:
         self._closed = True
         self._thread.shutdown(wait=True)
 
-    def known(self, bearer: str) -> Worker | Gone | None:
+    def known(self, bearer: str) -> WorkerRecord | DepartedWorker | None:
         """Whom a bearer speaks for."""
-        return self.group.membership.known(hashed(bearer))
+        return self.group.membership.known(bearer_hash(bearer))
 
     @property
     def awaits_leave(self) -> bool:
@@ -124,18 +124,20 @@ class Hub:
         """Take in a newcomer, or say why not."""
         return await self._step(self._join(request))
 
-    async def attach(self, worker: int, *, pending: bool) -> Awaitable[Answer] | None:
+    async def attach(self, worker: int, *, pending: bool) -> Awaitable[ReplyFrame] | None:
         """A stream stands; what to await for its first answer, None if a publication follows (`pending`)."""
         return await self._step(self._attach(worker, pending))
 
-    async def publish(self, worker: int, hosted: Sequence[int], frame: Frame) -> Answer:
+    async def publish(self, worker: int, hosted: Sequence[int], frame: Frame) -> ReplyFrame:
         """Judge a publication and wait for its answer."""
-        judged = await self._compute(admit, frame, worker, hosted, self.settings)
+        judged = await self._compute(validate, frame, worker, hosted, self.settings)
         if isinstance(judged, Refusal):
             return await self.refuse(worker, judged.code, judged.text, frame.header.publish.round)
         return await (await self._step(self._publish(judged, hosted)))
 
-    async def refuse(self, worker: int, code: ReplyCode, text: str, round_: int = 0, *, last: bool = False) -> Answer:
+    async def refuse(
+        self, worker: int, code: ReplyCode, text: str, round_: int = 0, *, last: bool = False
+    ) -> ReplyFrame:
         """Refuse what a stream brought, before it reached the rounds."""
         return await self._step(self._refuse(worker, code, text, round_, last))
 
@@ -195,7 +197,7 @@ class Hub:
             return JoinReply(code=TOO_FAST, text="too many joins; try again later", retry_after=wait)
         if not self.group.membership.workers and self.group.rounds.last is None:
             self.agreed = dict(self.settings.agreed)  # nobody is left of those who settled the rest
-        refusal = judge(request, self.settings, self.agreed)
+        refusal = check_join(request, self.settings, self.agreed)
         if refusal is not None:
             told = {"code": ReplyCode.Name(refusal.code)}
             logger.warning("join of %s refused: %s", request.name[:128], refusal.text, extra=told)
@@ -203,14 +205,14 @@ class Hub:
             return JoinReply(code=refusal.code, text=refusal.text)
         bearer = secrets.token_urlsafe(32)
         worker = self.group.join(
-            wishes(request),
+            peer_requests(request),
             name=request.name[:128],
-            bearer=hashed(bearer),
+            bearer=bearer_hash(bearer),
             request=request.request.hex(),
             insist=request.insist,
             now=now,
         )
-        if not isinstance(worker, Worker):
+        if not isinstance(worker, WorkerRecord):
             return JoinReply(code=worker[0], text=worker[1], retry_after=self.settings.heartbeat / 4)
         self.agreed.update(request.agreed)
         await self._flush()
@@ -218,7 +220,7 @@ class Hub:
         logger.info("worker %d (%s) joins with peers %s", worker.number, worker.name, list(worker.peers), extra=told)
         return JoinReply(code=OK, ticket=self._ticket(worker, bearer))
 
-    def _ticket(self, worker: Worker, bearer: str) -> Ticket:
+    def _ticket(self, worker: WorkerRecord, bearer: str) -> Ticket:
         it = self.settings
         return Ticket(
             bearer=bearer,
@@ -231,31 +233,31 @@ class Hub:
             partial_sums=it.rule.kind == "sum",
         )
 
-    async def _attach(self, worker: int, pending: bool) -> Awaitable[Answer] | None:
+    async def _attach(self, worker: int, pending: bool) -> Awaitable[ReplyFrame] | None:
         if worker not in self.group.membership.workers:
-            return None if pending else done(self.desk.no_member(worker, 0))
+            return None if pending else done(self.pending.no_member(worker, 0))
         self.group.attach(worker, self.clock())
         await self._flush()
         if self.group.phase == OVER and not pending:
-            return done(self.desk.no_member(worker, 0))
+            return done(self.pending.no_member(worker, 0))
         current = self.group.rounds.current
         if pending:
             return None
         if current is not None and worker in current.present:
-            return done(answers.opened(current))
-        return self.desk.wait(worker, None)
+            return done(replies.opened(current))
+        return self.pending.wait(worker, None)
 
-    async def _publish(self, admitted: Admitted, hosted: Sequence[int]) -> Awaitable[Answer]:
+    async def _publish(self, admitted: ValidPublication, hosted: Sequence[int]) -> Awaitable[ReplyFrame]:
         publication, group = admitted.publication, self.group
         worker, current = publication.worker, group.rounds.current
         known = current is not None and worker in current.publications
         verdict = group.offer(publication, self.clock())
-        if isinstance(verdict, Settled):
-            return done(self.desk.result(worker, hosted))
-        if isinstance(verdict, Parked):
-            return self.desk.wait(worker, None)
+        if isinstance(verdict, SettledRound):
+            return done(self.pending.result(worker, hosted))
+        if isinstance(verdict, NotOpenYet):
+            return self.pending.wait(worker, None)
         if verdict == OK:
-            future = self.desk.wait(worker, publication.round)
+            future = self.pending.wait(worker, publication.round)
             if not known:
                 await self._add(publication, admitted.blocks)
             await self._flush()
@@ -263,36 +265,36 @@ class Hub:
         await self._flush()
         return done(self._refused(publication, verdict))
 
-    async def _add(self, publication: Publication, blocks: Sequence[Block]) -> None:
+    async def _add(self, publication: Publication, blocks: Sequence[PeerTensor]) -> None:
         for block in blocks:
             self.metrics.received += len(block.data)
         await self._compute(self._aggregator.add, publication, blocks)
 
-    def _refused(self, publication: Publication, code: ReplyCode) -> Answer:
+    def _refused(self, publication: Publication, code: ReplyCode) -> ReplyFrame:
         worker, group = publication.worker, self.group
         if code == LATE:
             self.metrics.refused(code)
-            return answers.late(group, worker, publication.round)
+            return replies.late(group, worker, publication.round)
         if code in (EXPELLED, ENDED) or worker not in group.membership.workers:
-            return self.desk.no_member(worker, publication.round)
+            return self.pending.no_member(worker, publication.round)
         text = (
             f"{ReplyCode.Name(code)}: publication for round {publication.round}, epoch {publication.epoch}; round "
             f"{group.rounds.upcoming} of epoch {group.membership.epoch} is next"
         )
         self._log_refusal(worker, code, text, publication.round)
-        return answers.reply(code, text, publication.round, answers.following_of(group, worker))
+        return replies.reply(code, text, publication.round, replies.following_of(group, worker))
 
-    async def _refuse(self, worker: int, code: ReplyCode, text: str, round_: int, last: bool) -> Answer:
+    async def _refuse(self, worker: int, code: ReplyCode, text: str, round_: int, last: bool) -> ReplyFrame:
         self._log_refusal(worker, code, text, round_)
         self.group.refuse(worker, self.clock())
         await self._flush()
         if worker not in self.group.membership.workers:
-            return self.desk.no_member(worker, round_)
-        return answers.reply(code, text, round_, answers.following_of(self.group, worker), last=last)
+            return self.pending.no_member(worker, round_)
+        return replies.reply(code, text, round_, replies.following_of(self.group, worker), last=last)
 
     async def _detach(self, worker: int) -> None:
         self.group.detach(worker, self.clock())
-        self.desk.forget(worker)
+        self.pending.forget(worker)
 
     async def _leave(self, worker: int, reports: Mapping[int, bytes], stays: bool) -> None:
         self.reports.update(reports)
@@ -316,7 +318,7 @@ class Hub:
         self.group.tick(now)
         await self._flush()
 
-    # From decisions to answers.
+    # From decisions to replies.
 
     async def _flush(self, reports: Mapping[int, bytes] | None = None) -> None:
         """Keep what has happened, then tell everybody whom it concerns."""
@@ -324,22 +326,22 @@ class Hub:
         if not self.group.events and version == self._version and not reports:
             return
         events = self.group.take()
-        outcome: Outcome | None = None
+        outcome: Aggregation | None = None
         for event in events:
-            if isinstance(event, Settled):
+            if isinstance(event, SettledRound):
                 outcome = await self._outcome(event)
-                self.desk.results = Results(self.settings, outcome)
+                self.pending.results = RoundReplies(self.settings, outcome)
             elif isinstance(event, OpenRound):
                 self._aggregator = self._collecting(event.ids)
-        roll = self.group.roll() if version != self._version else None
-        kept = self.group.course(), roll, self.agreed if roll else None, outcome, reports
+        roll = self.group.membership_state() if version != self._version else None
+        kept = self.group.progress_state(), roll, self.agreed if roll else None, outcome, reports
         if roll or reports:  # a transaction, which may have to wait for the disk
             await asyncio.get_running_loop().run_in_executor(self._thread, self._store.save, *kept)
         else:
             await self._compute(self._store.save, *kept)
         self._version = version
         for event in events:
-            self.desk.tell(event)
+            self.pending.tell(event)
         if self.group.phase == OVER:
             self.over.set()
         self.changed.set()
@@ -348,7 +350,7 @@ class Hub:
     def _collecting(self, ids: Sequence[int]) -> Aggregator:
         return Aggregator(self.settings.rule, ids, lambda: self._store.room(self.settings.shape))
 
-    async def _outcome(self, settled: Settled) -> Outcome:
+    async def _outcome(self, settled: SettledRound) -> Aggregation:
         return await self._compute(self._aggregator.finish, settled)
 
     def _log_refusal(self, worker: int, code: ReplyCode, text: str, round_: int) -> None:
@@ -364,7 +366,7 @@ class Hub:
             return
         self.agreed.update(kept.agreed)
         self.reports = dict(kept.reports)
-        self.desk.results = Results(self.settings, kept.outcome) if kept.outcome else None
+        self.pending.results = RoundReplies(self.settings, kept.outcome) if kept.outcome else None
         self.group.restore(kept.course, kept.roll, self.clock())
         for event in self.group.take():
             if isinstance(event, OpenRound):

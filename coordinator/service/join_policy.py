@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 
-from coordinator.service.membership import Wish
+from coordinator.service.membership import PeerRequest
 from coordinator.service.settings import ServiceSettings
 from coordinator.service.validation import Refusal
 from protos.consensus_pb2 import DISAGREES, MALFORMED, WRONG_RUN, JoinRequest
@@ -18,7 +18,7 @@ MAX_INCARNATION = 2**31
 """What a newcomer may claim to have been: each that follows counts one further, and must fit into 32 bits."""
 
 
-def judge(request: JoinRequest, settings: ServiceSettings, agreed: Mapping[str, str]) -> Refusal | None:
+def check_join(request: JoinRequest, settings: ServiceSettings, agreed: Mapping[str, str]) -> Refusal | None:
     """Why a request is turned away; None if it is not.
 
     Args:
@@ -47,15 +47,15 @@ def judge(request: JoinRequest, settings: ServiceSettings, agreed: Mapping[str, 
     return None
 
 
-def wishes(request: JoinRequest) -> list[Wish]:
+def peer_requests(request: JoinRequest) -> list[PeerRequest]:
     """What each peer of a request asks for."""
     return [
-        Wish(peer.index if peer.HasField("index") else None, peer.incarnation, tuple(peer.saved), peer.absent)
+        PeerRequest(peer.index if peer.HasField("index") else None, peer.incarnation, tuple(peer.saved), peer.absent)
         for peer in request.peers
     ]
 
 
-def hashed(bearer: str) -> str:
+def bearer_hash(bearer: str) -> str:
     """What the coordinator keeps of a bearer: its SHA-256; the secret itself is 256 random bits."""
     return hashlib.sha256(bearer.encode()).hexdigest()
 

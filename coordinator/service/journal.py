@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from coordinator.service.aggregate import Outcome
-from coordinator.service.rounds import Receipt, Settled
+from coordinator.service.aggregate import Aggregation
+from coordinator.service.rounds import Participants, SettledRound
 from peers.common.json_lines import append_to, cut_torn_line
 from protos.consensus_pb2 import OK
 
@@ -33,7 +33,7 @@ Key: TypeAlias = tuple[int, int, int]
 _NOTHING: Key = (-1, 0, 0)
 
 
-class Journal:
+class RunJournal:
     """The history of one store.
 
     Args:
@@ -67,7 +67,7 @@ class Journal:
         """Release the file."""
         os.close(self._file)
 
-    def note(self, course: Mapping[str, Any], roll: Mapping[str, Any] | None, outcome: Outcome | None) -> None:
+    def note(self, course: Mapping[str, Any], roll: Mapping[str, Any] | None, outcome: Aggregation | None) -> None:
         """What one step of the group has brought; arguments as of `Store.save`."""
         text = b"" if outcome is None else self._round(outcome)
         if roll is not None:
@@ -77,7 +77,7 @@ class Journal:
         if text:
             append_to(self._file, text)
 
-    def catch_up(self, course: Mapping[str, Any], roll: Mapping[str, Any], outcome: Outcome | None) -> None:
+    def catch_up(self, course: Mapping[str, Any], roll: Mapping[str, Any], outcome: Aggregation | None) -> None:
         """Bring the file in line with what the store has kept, once, before the first `note`."""
         last = course["last"]
         if last:
@@ -108,10 +108,10 @@ class Journal:
                 self._formed = (line["epoch"], line["formed"], 0)
         return newest
 
-    def _round(self, outcome: Outcome) -> bytes:
+    def _round(self, outcome: Aggregation) -> bytes:
         """The line of a round: by hand, for it is part of every one."""
         settled = outcome.settled
-        it: Settled | Receipt = settled.whole or settled  # below a relay, the round of the whole group
+        it: SettledRound | Participants = settled.whole or settled  # below a relay, the round of the whole group
         text = f'{{"round": {settled.round}, "epoch": {settled.epoch}'
         if settled.code != OK:
             text += f', "void": {json.dumps(settled.text)}'
@@ -123,7 +123,7 @@ class Journal:
         epochs = settled.epoch, it.epoch
         if epochs != self._epochs:  # members change with the epoch alone
             self._epochs, before = epochs, self._members
-            self._members = it.ids if isinstance(it, Settled) else it.members
+            self._members = it.ids if isinstance(it, SettledRound) else it.members
             text += "" if self._members == before else f', "members": {list(self._members)}'
         return f"{text}}}\n".encode()
 

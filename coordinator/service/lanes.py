@@ -15,8 +15,8 @@ import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from coordinator.service.answers import Answer
 from coordinator.service.eager import begin
+from coordinator.service.replies import ReplyFrame
 from peers.common.errors import ConfigError
 from peers.transport.broadcast import Broadcast
 from peers.transport.lane import KEY_BYTES, READY, Inbox, give_up_after, laid
@@ -48,7 +48,7 @@ class Lanes:
         self.broadcast: Broadcast | None = None
         """Where such results lie for the workers of this host, once there is one."""
         self._common = common
-        self._newest: Answer | None = None
+        self._newest: ReplyFrame | None = None
         self._told = b""
         self.name = f"peer-consensus-{secrets.token_hex(16)}"
         self.port = 0
@@ -132,7 +132,7 @@ class Lanes:
                 logger.info("every worker gets its own copy of a result: no memory for all of them: %s", exc)
         return None if self.broadcast is None else self.broadcast.descriptor
 
-    def for_all(self, answer: Answer) -> bytes:
+    def for_all(self, answer: ReplyFrame) -> bytes:
         """A common answer as it stands on a lane, its payload laid down once; nothing where there is no such memory."""
         if self.broadcast is None:
             return b""

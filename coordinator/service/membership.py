@@ -25,7 +25,7 @@ REMEMBERED = 1024
 
 
 @dataclass(frozen=True)
-class Wish:
+class PeerRequest:
     """What one peer asks for: an id (or None), and an incarnation above its last. `saved`: rounds with checkpoints.
 
     `absent`: a relay wishes for a place that nobody holds yet.
@@ -38,7 +38,7 @@ class Wish:
 
 
 @dataclass
-class Worker:
+class WorkerRecord:
     """One membership.
 
     Attributes:
@@ -73,7 +73,7 @@ class Worker:
     waited_for: float = 0.0
     absent: tuple[int, ...] = ()
 
-    def as_kept(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """A JSON object; times are left out, for another process's clock knows nothing of them."""
         kept = dict(vars(self))  # not deeply: this is done for everybody whenever somebody comes or goes
         for name in ("joined", "heard", "down"):
@@ -81,14 +81,14 @@ class Worker:
         return kept
 
     @classmethod
-    def from_kept(cls, kept: Mapping[str, Any], now: float) -> Worker:
+    def from_json(cls, kept: Mapping[str, Any], now: float) -> WorkerRecord:
         """The worker as it was kept: just heard of, its stream down."""
         lists = {name: tuple(kept.get(name, ())) for name in ("peers", "incarnations", "saved", "absent")}
         return cls(**{**kept, **lists}, joined=now, heard=now, down=now)
 
 
 @dataclass(frozen=True)
-class Gone:
+class DepartedWorker:
     """A worker that is no member any more.
 
     Attributes:
@@ -120,8 +120,8 @@ class Membership:
     max_refused: int = 3
     max_missed: int = 3
     epoch: int = 0
-    workers: dict[int, Worker] = field(default_factory=dict)
-    gone: dict[int, Gone] = field(default_factory=dict)
+    workers: dict[int, WorkerRecord] = field(default_factory=dict)
+    gone: dict[int, DepartedWorker] = field(default_factory=dict)
     incarnations: dict[int, int] = field(default_factory=dict)
     numbers: int = 0
     lowest: int = 0
@@ -132,7 +132,7 @@ class Membership:
         """{worker: hosted peers, ascending} of all members."""
         return {worker.number: tuple(sorted(worker.peers)) for worker in self.workers.values() if worker.member}
 
-    def ready(self) -> list[Worker]:
+    def ready(self) -> list[WorkerRecord]:
         """Newcomers whose stream stands."""
         return [worker for worker in self.workers.values() if not worker.member and worker.down is None]
 
@@ -146,14 +146,14 @@ class Membership:
         """Peers of members that nobody holds now."""
         return frozenset(peer for worker in self.workers.values() if worker.member for peer in worker.absent)
 
-    def known(self, bearer: str) -> Worker | Gone | None:
+    def known(self, bearer: str) -> WorkerRecord | DepartedWorker | None:
         """Whom the hash of a bearer speaks for."""
-        everybody: tuple[Worker | Gone, ...] = (*self.workers.values(), *self.gone.values())
+        everybody: tuple[WorkerRecord | DepartedWorker, ...] = (*self.workers.values(), *self.gone.values())
         return next((worker for worker in everybody if worker.bearer == bearer), None)
 
     def join(
-        self, wishes: Sequence[Wish], *, name: str, bearer: str, request: str, insist: bool, now: float
-    ) -> Worker | tuple[ReplyCode, str]:
+        self, wishes: Sequence[PeerRequest], *, name: str, bearer: str, request: str, insist: bool, now: float
+    ) -> WorkerRecord | tuple[ReplyCode, str]:
         """Take in a newcomer; the same `request` again gets the same worker, under the new bearer.
 
         Returns:
@@ -175,7 +175,7 @@ class Membership:
             return INDEX_HELD, text
         peers = self._choose(wishes, held)
         self.numbers += 1
-        worker = Worker(
+        worker = WorkerRecord(
             number=self.numbers,
             name=name,
             bearer=bearer,
@@ -192,7 +192,7 @@ class Membership:
         self.version += 1
         return worker
 
-    def _choose(self, wishes: Sequence[Wish], held: set[int]) -> tuple[int, ...]:
+    def _choose(self, wishes: Sequence[PeerRequest], held: set[int]) -> tuple[int, ...]:
         """Ids for the wishes: the wished one if it is free and one of the group's, otherwise the lowest free one."""
         ids, taken = range(self.lowest, self.lowest + self.max_peers), set(held)
         given: list[int | None] = []
@@ -203,7 +203,7 @@ class Membership:
         spare = iter(peer for peer in ids if peer not in taken)
         return tuple(next(spare) if peer is None else peer for peer in given)
 
-    def _incarnate(self, peer: int, wish: Wish) -> int:
+    def _incarnate(self, peer: int, wish: PeerRequest) -> int:
         self.incarnations[peer] = max(self.incarnations.get(peer, -1) + 1, wish.incarnation)
         return self.incarnations[peer]
 
@@ -231,12 +231,12 @@ class Membership:
         self.version += 1 if new else 0
         return new
 
-    def remove(self, number: int, reason: str, *, left: bool) -> Gone:
+    def remove(self, number: int, reason: str, *, left: bool) -> DepartedWorker:
         """Take a worker out, for a reason."""
         worker = self.workers.pop(number)
         self.epoch += 1 if worker.member else 0
         self.version += 1
-        gone = Gone(worker.number, worker.bearer, worker.peers, reason, left)
+        gone = DepartedWorker(worker.number, worker.bearer, worker.peers, reason, left)
         self.gone[number] = gone
         while len(self.gone) > REMEMBERED:
             del self.gone[min(self.gone)]

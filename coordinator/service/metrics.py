@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from coordinator.service.rounds import Settled
+from coordinator.service.rounds import SettledRound
 from protos.consensus_pb2 import OK, ReplyCode
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
@@ -44,7 +44,7 @@ class Metrics:
         self.round = Gauge("consensus_round", "The open round, or the next to open.", registry=registry)
         self.strangers = Counter("consensus_unauthenticated", "Calls turned away.", ["reason"], registry=registry)
 
-    def settled(self, settled: Settled) -> None:
+    def settled(self, settled: SettledRound) -> None:
         """A round is over."""
         closed = settled.code == OK
         self.closed += closed

@@ -8,7 +8,7 @@ the machine. Each file holds one step of the coordinator, so that the one before
     32 .. 40    XXH3-64 of the first 32 bytes, of the text, and of the XXH3-128 of the payload, which is mostly known
     64 ..       payload, text (JSON)
 
-A sum may be made where it is kept from the start (`Ledger.room`), which saves its copy.
+A sum may be made where it is kept from the start (`RoundSnapshots.room`), which saves its copy.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class DamagedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class RoundSnapshot:
     """One step.
 
     Attributes:
@@ -59,7 +59,7 @@ class Entry:
     payload: bytes
 
 
-class Ledger:
+class RoundSnapshots:
     """Two files in a folder.
 
     Args:
@@ -70,9 +70,9 @@ class Ledger:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._slots = [_Slot(folder / name) for name in FILES]
+        self._slots = [_SnapshotFile(folder / name) for name in FILES]
 
-    def read(self) -> list[Entry]:
+    def read(self) -> list[RoundSnapshot]:
         """What is there, the newest step first.
 
         Raises:
@@ -103,7 +103,7 @@ class Ledger:
             slot.close()
 
 
-class _Slot:
+class _SnapshotFile:
     """One of the files."""
 
     def __init__(self, path: Path) -> None:
@@ -118,7 +118,7 @@ class _Slot:
             os.close(self._file)
             raise
 
-    def read(self) -> Entry | None:
+    def read(self) -> RoundSnapshot | None:
         view = self._view()
         magic, text, payload, step, facts = _HEAD.unpack_from(view)
         if magic == 0 and not (text or payload or step or facts):
@@ -127,7 +127,7 @@ class _Slot:
         if magic == _MAGIC and end <= self._size:
             carried, said = bytes(view[_START:middle]), bytes(view[middle:end])
             if _SUM.unpack_from(view, _HEAD.size)[0] == _sum(view[: _HEAD.size], said, digest([carried])):
-                return Entry(step, facts, said, carried)
+                return RoundSnapshot(step, facts, said, carried)
         raise DamagedError(f"{self._path.name} does not fit its checksum")
 
     def write(self, step: int, facts: int, text: bytes, payload: Sequence[Buffer], known: bytes) -> None:

@@ -71,7 +71,7 @@ class Publication(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Participants:
     """What every member of a round is told of it, the same for all.
 
     Attributes:
@@ -88,7 +88,7 @@ class Receipt:
 
 
 @dataclass(frozen=True)
-class Settled:
+class SettledRound:
     """A round that is over.
 
     Attributes:
@@ -121,7 +121,7 @@ class Settled:
     missed: tuple[int, ...] = ()
     waited: Mapping[int, float] = field(default_factory=dict)
     seconds: float = 0.0
-    whole: Receipt | None = None
+    whole: Participants | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -129,15 +129,15 @@ class Settled:
         return tuple(sorted(peer for peers in self.members.values() for peer in peers))
 
     @property
-    def receipt(self) -> Receipt:
+    def participants(self) -> Participants:
         """What its members are told."""
         hosted = {peer for worker in self.leaving for peer in self.members[worker]}
         leaving = tuple(peer for peer in self.contributors if peer in hosted)
         if self.whole is None:
-            return Receipt(self.epoch, self.contributors, self.ids, leaving)
+            return Participants(self.epoch, self.contributors, self.ids, leaving)
         return replace(self.whole, leaving=tuple(sorted({*self.whole.leaving, *leaving})))
 
-    def as_kept(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """A JSON object."""
         kept = dict(vars(self))  # not deeply, as `asdict` would copy them: this is part of every round
         for name in ("members", "answers", "published", "waited"):
@@ -145,7 +145,7 @@ class Settled:
         return {**kept, "batch": self.batch.hex(), "whole": asdict(self.whole) if self.whole else None}
 
     @classmethod
-    def from_kept(cls, kept: Mapping[str, Any]) -> Settled:
+    def from_json(cls, kept: Mapping[str, Any]) -> SettledRound:
         """The round as it was kept."""
         return cls(
             **{
@@ -213,7 +213,7 @@ class Rounds:
         self._deadline = deadline
         self._newest: dict[int, int] = {}
         self.current: OpenRound | None = None
-        self.last: Settled | None = None
+        self.last: SettledRound | None = None
         self.upcoming = 0
         """Number of the open round, or of the next to open."""
 
@@ -249,12 +249,12 @@ class Rounds:
         first = None if self.current is None else self.current.first
         return None if first is None else first + self._deadline
 
-    def offer(self, publication: Publication, now: float) -> ReplyCode | Settled:
+    def offer(self, publication: Publication, now: float) -> ReplyCode | SettledRound:
         """Take a publication of a member, or of a worker that has just left.
 
         Returns:
             OK: it is in, or was already (sent again); the answer comes when the round settles.
-            Settled: it is for the last round and is answered from it (sent again).
+            SettledRound: it is for the last round and is answered from it (sent again).
             anything else: refused, it enters no sum.
         """
         worker, current, last = publication.worker, self.current, self.last
@@ -280,7 +280,7 @@ class Rounds:
             return LATE  # open, but not for this worker: it joined or left meanwhile
         return STALE if publication.round <= self._newest.get(publication.worker, -1) else LATE
 
-    def settle(self, now: float) -> Settled | None:
+    def settle(self, now: float) -> SettledRound | None:
         """End the open round if it is due."""
         if self.current is None:
             return None
@@ -291,13 +291,13 @@ class Rounds:
             return self._end(self.quorum(), now, "too few peers published before the deadline")
         return None
 
-    def void(self, reason: str, now: float) -> Settled | None:
+    def void(self, reason: str, now: float) -> SettledRound | None:
         """End the open round without a result, whatever it has."""
         if self.current is None:
             return None
         return self._finish(self._verdict(self.current, VOID, reason, b"", now))
 
-    def _end(self, needed: int, now: float, lack: str) -> Settled | None:
+    def _end(self, needed: int, now: float, lack: str) -> SettledRound | None:
         current = self.current
         assert current is not None  # noqa: S101  # both callers have looked
         votes = votes_in(current)
@@ -314,7 +314,7 @@ class Rounds:
         return self._finish(verdict)
 
     @staticmethod
-    def _verdict(current: OpenRound, code: ReplyCode, text: str, batch: bytes, now: float) -> Settled:
+    def _verdict(current: OpenRound, code: ReplyCode, text: str, batch: bytes, now: float) -> SettledRound:
         publications = current.publications.values()
         closed = code == OK
         answers = {
@@ -322,7 +322,7 @@ class Rounds:
             for item in publications
         }
         accepted = [item for item in publications if closed and item.batch == batch]
-        return Settled(
+        return SettledRound(
             current.round,
             current.epoch,
             dict(current.members),
@@ -338,7 +338,7 @@ class Rounds:
             now - current.opened,
         )
 
-    def _finish(self, verdict: Settled) -> Settled:
+    def _finish(self, verdict: SettledRound) -> SettledRound:
         self.last, self.current = verdict, None
         self.upcoming = verdict.round + 1
         return verdict
@@ -371,9 +371,9 @@ def votes_in(current: OpenRound) -> Counter[bytes]:
     return votes
 
 
-def _receipt(kept: Mapping[str, Any]) -> Receipt:
+def _receipt(kept: Mapping[str, Any]) -> Participants:
     lists = {name: tuple(kept[name]) for name in ("contributors", "members", "leaving")}
-    return Receipt(**{**kept, **lists})
+    return Participants(**{**kept, **lists})
 
 
 def waits(current: OpenRound, now: float) -> dict[int, float]:

@@ -19,7 +19,6 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from coordinator.service.advertised import advertised
@@ -32,7 +31,7 @@ from coordinator.service.relay.hub import RelayHub
 from coordinator.service.relay.upstream import below
 from coordinator.service.servicer import Servicer
 from coordinator.service.settings import ServiceSettings, Tls
-from coordinator.service.store import Store
+from coordinator.service.store import StateStore
 from coordinator.service.streams import Streams
 from peers.common.errors import ConfigError
 from peers.common.hosts import host_in, split
@@ -137,7 +136,7 @@ async def listen(settings: ServiceSettings, upstream: Access | None = None) -> A
     """A coordinator that listens as long as the context lasts; arguments as of `attend`, raises as `serve` does."""
     where = await asyncio.to_thread(advertised, settings)  # looks names up, and comes before anything is written
     logger.info("shared memory of dead processes removed: %d", sweep())
-    store = Store(settings.state, settings.run_id, settings.digest)
+    store = StateStore(settings.state, settings.run_id, settings.digest)
     hub = None
     try:
         hub = RelayHub(settings, store, Metrics(), upstream) if upstream else Hub(settings, store, Metrics())
@@ -170,7 +169,6 @@ async def _server(settings: ServiceSettings, hub: Hub) -> AsyncIterator[str]:
     probes = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(probes, server)
     names = [service.full_name for service in DESCRIPTOR.services_by_name.values()]
-    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     address = _bind(server, settings)
     await _open(lanes, settings)
     await server.start()

@@ -9,7 +9,7 @@ from typing import Any
 
 from coordinator.service.auth import caller
 from coordinator.service.hub import Hub
-from coordinator.service.membership import Gone, Worker
+from coordinator.service.membership import DepartedWorker, WorkerRecord
 from coordinator.service.status import status
 from coordinator.service.streams import Streams
 from protos import consensus_pb2 as pb
@@ -33,10 +33,10 @@ class Servicer(CoordinatorServicer):
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:  # noqa: N802
         """See the contract."""
         worker = caller(self._hub, context)
-        if isinstance(worker, Gone) and not worker.left:
+        if isinstance(worker, DepartedWorker) and not worker.left:
             return pb.HeartbeatReply(code=pb.EXPELLED, text=worker.reason)
         self._hub.beat(worker.number)
-        if isinstance(worker, Worker) and tuple(request.absent) != worker.absent:
+        if isinstance(worker, WorkerRecord) and tuple(request.absent) != worker.absent:
             await self._hub.unheld(worker.number, request.absent)
         if self._hub.group.phase == pb.OVER:
             return pb.HeartbeatReply(code=pb.ENDED, text=self._hub.group.text)
@@ -45,7 +45,7 @@ class Servicer(CoordinatorServicer):
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:  # noqa: N802
         """See the contract."""
         worker = caller(self._hub, context)
-        if isinstance(worker, Gone) and not worker.left:
+        if isinstance(worker, DepartedWorker) and not worker.left:
             return pb.LeaveReply(code=pb.EXPELLED, text=worker.reason, reports=self._hub.reports)
         problem = _report_problem(request.reports, worker, self._hub.settings.report_bytes)
         if problem is not None:
@@ -95,7 +95,7 @@ async def _within(event: Any, seconds: float) -> None:
         task.cancel()
 
 
-def _report_problem(reports: Mapping[int, bytes], worker: Worker | Gone, limit: int) -> str | None:
+def _report_problem(reports: Mapping[int, bytes], worker: WorkerRecord | DepartedWorker, limit: int) -> str | None:
     """Why last words are refused; None if they are not."""
     foreign = sorted(set(reports) - set(worker.peers))
     if foreign:

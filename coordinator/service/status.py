@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from coordinator.service.hub import Hub
-from coordinator.service.membership import Worker
+from coordinator.service.membership import WorkerRecord
 from coordinator.service.streams import Streams
 from protos.consensus_pb2 import StatusReply, WorkerStatus
 
@@ -26,7 +26,7 @@ def status(hub: Hub, streams: Streams) -> StatusReply:
         voided=metrics.voided,
         open_for=now - current.opened if current else 0.0,
         refused=metrics.refusals,
-        expelled=hub.desk.expulsions,
+        expelled=hub.pending.expulsions,
         round_seconds=metrics.last_seconds,
         unix_time=time.time(),
         heartbeat=hub.settings.heartbeat,
@@ -36,7 +36,7 @@ def status(hub: Hub, streams: Streams) -> StatusReply:
     )
 
 
-def _worker(hub: Hub, streams: Streams, worker: Worker, now: float) -> WorkerStatus:
+def _worker(hub: Hub, streams: Streams, worker: WorkerRecord, now: float) -> WorkerStatus:
     current = hub.group.rounds.current
     return WorkerStatus(
         worker=worker.number,

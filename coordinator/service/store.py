@@ -1,11 +1,11 @@
-"""What survives the coordinator's own death: a SQLite file (write-ahead log) and a ledger in the state folder.
+"""State of a coordinator on disk: a SQLite database, snapshots of the newest rounds, a journal.
 
-The database holds the facts that change now and then: the run's identity, who belongs to the group (bearers as hashes),
-the last words; with them the course of the rounds and the last settled one with its bytes, as they were then. What
-changes with every round, course and last round, goes to the `Ledger` alone. An entry there counts if it was made with
-the facts that the database has: one that was on its way to it when the coordinator died does not.
+The database holds what seldom changes: the run's identity, the members (bearers as hashes), the peers' reports. It also
+holds the progress of the rounds and the last settled round with its bytes, as they were at that time. What changes with
+every round, progress and last round, goes to `RoundSnapshots` alone. A snapshot counts only if it carries the database's
+current version: otherwise the coordinator died on the way from one to the other.
 
-A third file, the `Journal`, tells how it all came about, for whoever replays the run.
+The third file, `RunJournal`, is the history of the run, for replays.
 
 Everything that one step changed is kept before anybody is told. It survives the death of the process, not always that
 of the machine (then the last rounds may be missing, and the peers are told that they are ahead).
@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from coordinator.service.aggregate import Outcome
-from coordinator.service.journal import Journal
-from coordinator.service.round_snapshot import FILES, DamagedError, Ledger
-from coordinator.service.rounds import Settled
+from coordinator.service.aggregate import Aggregation
+from coordinator.service.journal import RunJournal
+from coordinator.service.round_snapshot import FILES, DamagedError, RoundSnapshots
+from coordinator.service.rounds import SettledRound
 from peers.common.errors import RunFolderError
 from protos.frames import Buffer
 from protos.tensors import Float32
@@ -46,7 +46,7 @@ _TABLES = (
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredState:
     """What a store held when it was opened.
 
     Attributes:
@@ -59,11 +59,11 @@ class Kept:
     course: Mapping[str, Any]
     roll: Mapping[str, Any]
     agreed: Mapping[str, str]
-    outcome: Outcome | None
+    outcome: Aggregation | None
     reports: Mapping[int, bytes]
 
 
-class Store:
+class StateStore:
     """The store of one run.
 
     Args:
@@ -86,21 +86,21 @@ class Store:
         try:
             self._occupy()
             self._db = self._open()
-            self._ledger, self._journal = self._open_files()
+            self._snapshots, self._journal = self._open_files()
         except BaseException:
             os.close(self._lock)
             raise
         self._step = self._version = self._settled = 0
-        self._outcome: Outcome | None = None
+        self._outcome: Aggregation | None = None
 
     def close(self) -> None:
         """Write the log back and let others use the folder."""
         self._journal.close()
-        self._ledger.close()
+        self._snapshots.close()
         self._db.close()
         os.close(self._lock)
 
-    def load(self) -> Kept | None:
+    def load(self) -> StoredState | None:
         """What was kept; None for a new run.
 
         Raises:
@@ -113,14 +113,14 @@ class Store:
             self._version = facts["version"]
             newest, payload = facts["newest"], self._payload()
             self._step = newest["step"]
-            for entry in self._ledger.read():
+            for entry in self._snapshots.read():
                 if entry.facts == self._version and entry.step >= self._step:
                     newest, payload, self._step = json.loads(entry.text), entry.payload, entry.step
                     break
             self._outcome = _outcome(newest, payload)
             self._journal.catch_up(newest["course"], facts["roll"], self._outcome)
             reports = dict(self._db.execute("SELECT peer, report FROM reports"))
-            return Kept(newest["course"], facts["roll"], facts["agreed"], self._outcome, reports)
+            return StoredState(newest["course"], facts["roll"], facts["agreed"], self._outcome, reports)
         except OSError as exc:
             raise self._unwritable(exc) from exc
         except (sqlite3.Error, DamagedError, KeyError, TypeError, ValueError) as exc:
@@ -137,7 +137,7 @@ class Store:
         if (self._step + 1 - self._settled) % len(FILES) == 0:  # other steps came between: the newest result lies there
             return np.empty(shape, np.float32)
         try:
-            return self._ledger.room(self._step + 1, shape)
+            return self._snapshots.room(self._step + 1, shape)
         except OSError as exc:
             raise self._unwritable(exc) from exc
 
@@ -146,7 +146,7 @@ class Store:
         course: Mapping[str, Any],
         roll: Mapping[str, Any] | None = None,
         agreed: Mapping[str, str] | None = None,
-        outcome: Outcome | None = None,
+        outcome: Aggregation | None = None,
         reports: Mapping[int, bytes] | None = None,
     ) -> None:
         """Write what has changed, all or nothing; None leaves what is there.
@@ -167,7 +167,7 @@ class Store:
                 self._transact([*changed, ("version", self._version), ("newest", newest)], payload, reports or {})
             else:
                 known = b"" if self._outcome is None else self._outcome.checksum
-                self._ledger.write(self._step, self._version, _JSON.encode(newest).encode(), payload, known)
+                self._snapshots.write(self._step, self._version, _JSON.encode(newest).encode(), payload, known)
             self._journal.note(course, roll, outcome)
         except (OSError, sqlite3.Error) as exc:
             raise self._unwritable(exc) from exc
@@ -190,13 +190,13 @@ class Store:
             raise ValueError("the last result does not fit its checksum")
         return bytes(payload)
 
-    def _open_files(self) -> tuple[Ledger, Journal]:
+    def _open_files(self) -> tuple[RoundSnapshots, RunJournal]:
         found = self._db.execute("SELECT value FROM facts WHERE name = 'born'").fetchone()
         born = json.loads(found[0]) if found else ""
         try:
-            ledger = Ledger(self._folder)
+            ledger = RoundSnapshots(self._folder)
             try:
-                return ledger, Journal(self._folder, born, self._identity["run_id"])
+                return ledger, RunJournal(self._folder, born, self._identity["run_id"])
             except BaseException:
                 ledger.close()
                 raise
@@ -269,7 +269,7 @@ class Store:
         )
 
 
-def _described(outcome: Outcome | None) -> dict[str, Any]:
+def _described(outcome: Aggregation | None) -> dict[str, Any]:
     """An outcome without its bytes and its round, which is in the course."""
     if outcome is None:
         return {}
@@ -278,18 +278,18 @@ def _described(outcome: Outcome | None) -> dict[str, Any]:
     return {"outcome": {**described, "round": outcome.settled.round}}
 
 
-def _outcome(newest: Mapping[str, Any], payload: bytes) -> Outcome | None:
+def _outcome(newest: Mapping[str, Any], payload: bytes) -> Aggregation | None:
     last = newest["course"]["last"]
     if not last:
         return None
-    settled, said = Settled.from_kept(last), newest["outcome"]
+    settled, said = SettledRound.from_json(last), newest["outcome"]
     if said["round"] != settled.round:
         raise ValueError(f"the result of round {settled.round} is missing")
     peers = said["peers"]
     size = len(payload) // len(peers) if peers else 0
     view = memoryview(payload)
     tensors = {peer: view[at * size : (at + 1) * size] for at, peer in enumerate(peers)}
-    return Outcome(settled, said["content"], bytes.fromhex(said["digest"]), said["dtype"], tensors)
+    return Aggregation(settled, said["content"], bytes.fromhex(said["digest"]), said["dtype"], tensors)
 
 
 def forget(state: Path) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 
 import grpc
 
-from coordinator.service.answers import Answer
 from coordinator.service.auth import caller
 from coordinator.service.hub import Hub
 from coordinator.service.lanes import Lanes
 from coordinator.service.limits import Bucket
-from coordinator.service.membership import Gone, Worker
+from coordinator.service.membership import DepartedWorker, WorkerRecord
+from coordinator.service.replies import ReplyFrame
 from peers.transport.shared_memory import Segment, room_for
 from protos.consensus_pb2 import MALFORMED, TOO_FAST, TOO_LARGE, Attached, FrameHeader, ReplyCode, SharedOffer
 from protos.frames import Assembler, Buffer, Frame, FrameError, FrameTooLargeError, encode
@@ -79,7 +79,7 @@ class Session:
         lanes: where it may offer one.
     """
 
-    def __init__(self, hub: Hub, worker: Worker | Gone, context: Any, lanes: Lanes) -> None:
+    def __init__(self, hub: Hub, worker: WorkerRecord | DepartedWorker, context: Any, lanes: Lanes) -> None:
         self.segment: Segment | None = None
         self._hub = hub
         self._number = worker.number
@@ -146,7 +146,7 @@ class Session:
             if answer.last:
                 return
 
-    async def _answer(self, message: Buffer, *kinds: str) -> Answer | None:
+    async def _answer(self, message: Buffer, *kinds: str) -> ReplyFrame | None:
         """What a message is answered; None while its frame is incomplete, or where all has been said."""
         if self._bucket.take(self._hub.clock()):
             return await self._refuse(TOO_FAST, "more messages in a second than this coordinator takes")
@@ -164,10 +164,10 @@ class Session:
         except FrameError as exc:
             return await self._refuse(MALFORMED, str(exc), last=True)
 
-    async def _refuse(self, code: ReplyCode, text: str, *, last: bool = False) -> Answer:
+    async def _refuse(self, code: ReplyCode, text: str, *, last: bool = False) -> ReplyFrame:
         return await self._hub.refuse(self._number, code, text, last=last)
 
-    async def _attach(self, frame: Frame) -> Answer | None:
+    async def _attach(self, frame: Frame) -> ReplyFrame | None:
         attach = frame.header.attach
         self.close()
         note = self._share(attach.shared) if attach.HasField("shared") else ""
@@ -206,11 +206,11 @@ class Session:
         except ValueError as exc:
             raise FrameTooLargeError(str(exc)) from exc
 
-    async def _write(self, answer: Answer) -> None:
+    async def _write(self, answer: ReplyFrame) -> None:
         for message in answer.in_shared if self._laid_down(answer, "stream") else answer.messages:
             await self._context.write(message)
 
-    def _laid_down(self, answer: Answer, way: str) -> bool:
+    def _laid_down(self, answer: ReplyFrame, way: str) -> bool:
         """Whether an answer's payload lies in shared memory now; it does where it fits. Otherwise it goes that way."""
         segment = self.segment
         shared = segment is not None and 0 < answer.size <= segment.down

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from coordinator.service.aggregate import Block
+from coordinator.service.aggregate import PeerTensor
 from coordinator.service.rounds import Publication
 from coordinator.service.settings import ServiceSettings
 from protos.consensus_pb2 import (
@@ -37,14 +37,14 @@ class Refusal(NamedTuple):
     text: str
 
 
-class Admitted(NamedTuple):
+class ValidPublication(NamedTuple):
     """A publication that passed, and its tensors."""
 
     publication: Publication
-    blocks: tuple[Block, ...]
+    blocks: tuple[PeerTensor, ...]
 
 
-def admit(frame: Frame, worker: int, hosted: Sequence[int], settings: ServiceSettings) -> Admitted | Refusal:
+def validate(frame: Frame, worker: int, hosted: Sequence[int], settings: ServiceSettings) -> ValidPublication | Refusal:
     """Judge one publication. Its size is the caller's matter: the frame is already in memory.
 
     Args:
@@ -56,10 +56,10 @@ def admit(frame: Frame, worker: int, hosted: Sequence[int], settings: ServiceSet
     header, said = frame.header, frame.header.publish
     peers, abstains, absent = tuple(said.peers), tuple(said.abstains), tuple(said.absent)
     if abstains or absent or peers != tuple(hosted):
-        refusal = _judge_peers(peers, abstains, absent, hosted)
+        refusal = _check_peers(peers, abstains, absent, hosted)
         if refusal is not None:
             return refusal
-    refusal = _judge_form(header, said, len(peers), settings)
+    refusal = _check_form(header, said, len(peers), settings)
     if refusal is not None:
         return refusal
     count = min(1, len(peers)) if settings.rule.kind == "sum" else len(peers)
@@ -72,17 +72,17 @@ def admit(frame: Frame, worker: int, hosted: Sequence[int], settings: ServiceSet
         return Refusal(MALFORMED, str(exc))
     share = len(peers) if count == 1 else 1
     for block in blocks:
-        refusal = _judge_values(block, settings.norm_bound * share)
+        refusal = _check_values(block, settings.norm_bound * share)
         if refusal is not None:
             return refusal
     checksum = xxhash.xxh3_64_intdigest(said.SerializeToString(deterministic=True))
     publication = Publication(
         worker, said.round, said.epoch, said.batch, peers, abstains, checksum, said.leaving, absent
     )
-    return Admitted(publication, blocks)
+    return ValidPublication(publication, blocks)
 
 
-def _judge_peers(
+def _check_peers(
     peers: Sequence[int], abstains: Sequence[int], absent: Sequence[int], hosted: Sequence[int]
 ) -> Refusal | None:
     named = [*peers, *abstains, *absent]
@@ -95,7 +95,7 @@ def _judge_peers(
     return None
 
 
-def _judge_form(header: FrameHeader, said: Publish, peers: int, settings: ServiceSettings) -> Refusal | None:
+def _check_form(header: FrameHeader, said: Publish, peers: int, settings: ServiceSettings) -> Refusal | None:
     if len(said.batch) != BATCH_DIGEST_BYTES:
         return Refusal(MALFORMED, f"a batch digest has {BATCH_DIGEST_BYTES} bytes, found {len(said.batch)}")
     if not peers:
@@ -114,15 +114,15 @@ def _judge_form(header: FrameHeader, said: Publish, peers: int, settings: Servic
     return None
 
 
-def _blocks(frame: Frame, peers: Sequence[int], count: int, settings: ServiceSettings) -> tuple[Block, ...]:
+def _blocks(frame: Frame, peers: Sequence[int], count: int, settings: ServiceSettings) -> tuple[PeerTensor, ...]:
     if not count:
         return ()
     dtype, shape = frame.header.dtype, settings.shape
     cut = zip(peers, pieces(frame, count), strict=False)
-    return tuple([Block(peer, dtype, data, from_wire(data, dtype, *shape)) for peer, data in cut])
+    return tuple([PeerTensor(peer, dtype, data, from_wire(data, dtype, *shape)) for peer, data in cut])
 
 
-def _judge_values(block: Block, bound: float) -> Refusal | None:
+def _check_values(block: PeerTensor, bound: float) -> Refusal | None:
     """One pass: the sum of squares is finite only if all values are, or their norm is far beyond any bound."""
     square = float(np.vdot(block.values, block.values))  # of BLAS, which does not warn where it overflows
     if not math.isfinite(square):
@@ -135,6 +135,6 @@ def _judge_values(block: Block, bound: float) -> Refusal | None:
     return None
 
 
-def _not_finite(block: Block, count: int) -> Refusal:
+def _not_finite(block: PeerTensor, count: int) -> Refusal:
     values: Float32 = block.values
     return Refusal(NOT_FINITE, f"peer {block.peer}: {count} of {values.size} values are NaN or infinite")

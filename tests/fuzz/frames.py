@@ -6,7 +6,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from coordinator.service.settings import ServiceSettings
-from coordinator.service.validation import Admitted, Refusal, admit
+from coordinator.service.validation import Refusal, ValidPublication, validate
 from peers.method.target_selection import Rule
 from protos import frames
 from protos.consensus_pb2 import FLOAT32, FrameHeader, Publish
@@ -110,9 +110,9 @@ def _made(header: FrameHeader, reader: Reader) -> None:
 def _judge(frame: Frame, reader: Reader) -> None:
     header = frame.header
     for settings in SETTINGS:
-        verdict = admit(frame, 1, HOSTED, settings)
-        assert isinstance(verdict, Admitted | Refusal)
-        if isinstance(verdict, Admitted):
+        verdict = validate(frame, 1, HOSTED, settings)
+        assert isinstance(verdict, ValidPublication | Refusal)
+        if isinstance(verdict, ValidPublication):
             assert all(np.isfinite(block.values).all() for block in verdict.blocks)
     try:
         for piece in pieces(frame, 1 + reader.below(3)):

@@ -93,7 +93,7 @@ def _nothing_kept(service: Service, attacker: Attacker) -> None:
     hub = service.hub
     assert attacker.stopped or len(hub.group.membership.workers) == HONEST
     assert len(service.streams._sessions) <= HONEST
-    assert len(hub.desk._waiters) <= HONEST
+    assert len(hub.pending._waiters) <= HONEST
     assert not service.lanes._standing
     assert service.lanes.strangers == 0
     assert len(service.lanes._offers) <= HONEST

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.service import membership
-from coordinator.service.aggregate import Outcome
+from coordinator.service.aggregate import Aggregation
 from coordinator.service.auth import Gatekeeper
 from coordinator.service.hub import Hub
 from coordinator.service.lanes import Lanes, _Lane
@@ -84,7 +84,7 @@ class Kept:
         course: Mapping[str, Any],
         roll: Mapping[str, Any] | None = None,
         agreed: Mapping[str, str] | None = None,
-        outcome: Outcome | None = None,
+        outcome: Aggregation | None = None,
         reports: Mapping[int, bytes] | None = None,
     ) -> None:
         json.dumps([course, roll, agreed])

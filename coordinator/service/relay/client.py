@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from coordinator.service.relay.group import HandIn
+from coordinator.service.relay.group import PartialSum
 from peers.common.errors import ExchangeError
 from peers.transport.access import Access
 from peers.transport.client import CALL, StreamClient
@@ -54,7 +54,7 @@ class RelayClient(StreamClient):
         assert isinstance(reply, pb.StatusReply)  # noqa: S101  # the generated stub carries no types
         return reply
 
-    def hand_in(self, collected: HandIn, total: Float32 | None) -> None:
+    def hand_in(self, collected: PartialSum, total: Float32 | None) -> None:
         """Publish a sum; its bytes must not change until the answer has come.
 
         Args:

@@ -3,11 +3,11 @@
 A relay answers for a range of peer ids. To the coordinator above it is one worker that hosts them all; ids that nobody
 holds here, or that were late, are absent from its publication and have no vote.
 
-    OUT       not a member above             --enough peers here-->          Enter  --> ENTERING
+    OUT       not a member above             --enough peers here-->          JoinUpstream  --> ENTERING
     ENTERING  waits for a round to open      --`opened`-->                   IN
-    IN        a member, in step with above   --a round is collected-->       HandIn --> `closed`
-                                             --no round is open above-->     Await  --> ENTERING
-                                             --over, and everybody left-->   Part   --> PARTING --`parted`--> OUT
+    IN        a member, in step with above   --a round is collected-->       PartialSum --> `closed`
+                                             --no round is open above-->     AwaitRound  --> ENTERING
+                                             --over, and everybody left-->   LeaveUpstream --> PARTING --`parted`--> OUT
 
 Once it has formed it stays a member above, with or without peers: without any it hands in for nobody, at once.
 
@@ -23,7 +23,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from coordinator.service.group import Group
-from coordinator.service.rounds import OpenRound, Receipt, Rounds, Settled, mismatch, standing, votes_in
+from coordinator.service.rounds import OpenRound, Participants, Rounds, SettledRound, mismatch, standing, votes_in
 from coordinator.service.settings import ServiceSettings
 from protos.consensus_pb2 import BATCH_MISMATCH, EXPELLED, FORMING, LATE, OK, OVER, RUNNING, WAITING, ReplyCode
 
@@ -31,7 +31,7 @@ NO_BATCH = bytes(16)
 """Batch digest of a publication that speaks for nobody."""
 
 
-class Above(Enum):
+class UpstreamState(Enum):
     """How a relay stands with the group above."""
 
     OUT = "out"
@@ -41,7 +41,7 @@ class Above(Enum):
 
 
 @dataclass(frozen=True)
-class Enter:
+class JoinUpstream:
     """Join the group above. `absent`: places that nobody holds; `saved`: rounds that all the others have saved."""
 
     absent: tuple[int, ...]
@@ -49,12 +49,12 @@ class Enter:
 
 
 @dataclass(frozen=True)
-class Await:
+class AwaitRound:
     """Wait until a round is open above."""
 
 
 @dataclass(frozen=True)
-class HandIn:
+class PartialSum:
     """Publish above what was collected.
 
     Attributes:
@@ -73,15 +73,15 @@ class HandIn:
 
 
 @dataclass(frozen=True)
-class Part:
+class LeaveUpstream:
     """Leave the group above; the run is over."""
 
 
-Errand: TypeAlias = Enter | Await | HandIn | Part
+UpstreamRequest: TypeAlias = JoinUpstream | AwaitRound | PartialSum | LeaveUpstream
 
 
 @dataclass(frozen=True)
-class Closed:
+class UpstreamRound:
     """What became of a round above.
 
     Attributes:
@@ -96,7 +96,7 @@ class Closed:
     round: int
     code: ReplyCode
     text: str = ""
-    whole: Receipt | None = None
+    whole: Participants | None = None
     following: int = 0
     is_open: bool = False
 
@@ -110,10 +110,10 @@ class RelayRounds(Rounds):
 
     def __init__(self, deadline: float) -> None:
         super().__init__(1, 1.0, deadline)
-        self.collected: Settled | None = None
+        self.collected: SettledRound | None = None
         """What this relay's members have published, once that is known."""
         self.handed = False
-        self._closed: Closed | None = None
+        self._closed: UpstreamRound | None = None
 
     def open(
         self,
@@ -127,20 +127,20 @@ class RelayRounds(Rounds):
         self.collected, self.handed, self._closed = None, False, None
         return super().open(round_, epoch, members, now, absent)
 
-    def settle(self, now: float) -> Settled | None:
+    def settle(self, now: float) -> SettledRound | None:
         """Collect the open round if it is due; end it if the group above has closed it."""
         if self.current is not None and self.collected is None:
             super().settle(now)
         return None if self.current is None or self._closed is None else self._conclude(self._closed, now)
 
-    def close(self, closed: Closed, now: float) -> None:
+    def close(self, closed: UpstreamRound, now: float) -> None:
         """The group above has closed the open round, with or without this relay; `settle` ends it."""
         if self.current is not None:
             if self.collected is None:
                 self._end(0, now, "")
             self._closed = closed
 
-    def hand_in(self, places: range) -> HandIn:
+    def hand_in(self, places: range) -> PartialSum:
         """What is to be published above; the round is collected."""
         current, collected = self.current, self.collected
         assert current is not None  # noqa: S101  # a collected round is still open
@@ -150,7 +150,7 @@ class RelayRounds(Rounds):
         abstains = tuple(sorted(peer for item in included for peer in item.abstains))
         present = {*collected.contributors, *abstains}
         absent = tuple(peer for peer in places if peer not in present)
-        return HandIn(current.round, collected.batch or NO_BATCH, collected.contributors, abstains, absent)
+        return PartialSum(current.round, collected.batch or NO_BATCH, collected.contributors, abstains, absent)
 
     def _end(self, needed: int, now: float, lack: str) -> None:
         """Whether these suffice is for the group above to say; where two batches tie, none is handed up."""
@@ -164,7 +164,7 @@ class RelayRounds(Rounds):
         # Whoever comes now is late: parked until the next round opens, as a newcomer is.
         current.present.intersection_update(current.publications)
 
-    def _conclude(self, closed: Closed, now: float) -> Settled:
+    def _conclude(self, closed: UpstreamRound, now: float) -> SettledRound:
         current, collected = self.current, self.collected
         assert current is not None  # noqa: S101  # `settle` has looked
         assert collected is not None  # noqa: S101  # `close` has seen to it
@@ -181,7 +181,7 @@ class RelayRounds(Rounds):
 
 
 class RelayGroup(Group):
-    """The group of one relay; `take_errands` says what is to be done above.
+    """The group of one relay; `take_requests` says what is to be done above.
 
     Args:
         settings: the operator's, with `places`.
@@ -189,18 +189,18 @@ class RelayGroup(Group):
     """
 
     rounds: RelayRounds
-    above = Above.OUT
+    above = UpstreamState.OUT
 
     def __init__(self, settings: ServiceSettings, now: float) -> None:
         super().__init__(settings, now)
         self.rounds = RelayRounds(settings.round_deadline)
-        self._errands: list[Errand] = []
+        self._errands: list[UpstreamRequest] = []
         self._next: int | None = None
         """The round that is open above and not here."""
         self._for_nobody = False
         """Whether a round was handed in that is not open here."""
 
-    def take_errands(self) -> list[Errand]:
+    def take_requests(self) -> list[UpstreamRequest]:
         """What is to be done above, in order, since the last call."""
         errands, self._errands = self._errands, []
         return errands
@@ -213,33 +213,33 @@ class RelayGroup(Group):
 
     def opened(self, round_: int, now: float) -> None:
         """A round is open above, and this relay is a member of it."""
-        self.above, self._next = Above.IN, round_
+        self.above, self._next = UpstreamState.IN, round_
         current = self.rounds.current
         if current is not None and current.round != round_:
             text = f"round {current.round} went on above without this relay"
-            self.rounds.close(Closed(current.round, LATE, text, following=round_), now)
+            self.rounds.close(UpstreamRound(current.round, LATE, text, following=round_), now)
         self._advance(now)
 
-    def closed(self, closed: Closed, now: float) -> None:
+    def closed(self, closed: UpstreamRound, now: float) -> None:
         """A round that was handed in is closed above."""
         if self.phase == OVER:
             return  # its members have been told so already
-        self.above, self._for_nobody = Above.OUT if closed.code == EXPELLED else Above.IN, False
+        self.above, self._for_nobody = UpstreamState.OUT if closed.code == EXPELLED else UpstreamState.IN, False
         self._next = closed.following if closed.is_open else None
         self.rounds.close(closed, now)
         self._advance(now)
 
     def ended(self, reason: str, now: float, *, member: bool) -> None:
         """The run is over above, or this relay cannot go on; `member`: it has still to leave there."""
-        if not (member and self.above is Above.PARTING):
-            self.above = Above.IN if member else Above.OUT
+        if not (member and self.above is UpstreamState.PARTING):
+            self.above = UpstreamState.IN if member else UpstreamState.OUT
         if self.phase != OVER:
             self._end(reason, now)
         self._advance(now)
 
     def parted(self, now: float) -> None:
         """This relay is no member above any more."""
-        self.above, self._next = Above.OUT, None
+        self.above, self._next = UpstreamState.OUT, None
         self._advance(now)
 
     def tick(self, now: float) -> None:
@@ -247,13 +247,13 @@ class RelayGroup(Group):
         for worker, reason in self.membership.overdue(now, streams=self.phase != OVER).items():
             self.expel(worker, reason)
         self._advance(now)
-        if self.phase == FORMING and self.above is Above.OUT and now - self.since >= self._settings.join_window:
+        if self.phase == FORMING and self.above is UpstreamState.OUT and now - self.since >= self._settings.join_window:
             self._end(f"no peer of this relay's after {self._settings.join_window} s", now)
 
     def restore(self, course: Mapping[str, Any], roll: Mapping[str, Any], now: float) -> None:
         """See `Group.restore`; membership above is not kept, it is entered anew."""
         super().restore(course, roll, now)
-        self.above, self._next = Above.OUT, None
+        self.above, self._next = UpstreamState.OUT, None
 
     def _advance(self, now: float) -> None:
         super()._advance(now)
@@ -261,15 +261,15 @@ class RelayGroup(Group):
         if errand is not None:
             self._errands.append(errand)
 
-    def _errand(self, now: float) -> Errand | None:
+    def _errand(self, now: float) -> UpstreamRequest | None:
         """What the state asks for above, if that is not under way."""
-        if self.above is Above.OUT:
+        if self.above is UpstreamState.OUT:
             if self.phase == OVER or self.membership.peers() < self._needed(now):
                 return None
-            self.above = Above.ENTERING
+            self.above = UpstreamState.ENTERING
             self._describe()
-            return Enter(self.absent(), self._saved())
-        if self.above is not Above.IN:
+            return JoinUpstream(self.absent(), self._saved())
+        if self.above is not UpstreamState.IN:
             return None
         if self.phase == OVER:
             return None if self.membership.workers else self._part()
@@ -285,17 +285,17 @@ class RelayGroup(Group):
             return 0
         return self._settings.group if now - self.since < self._settings.join_window / 2 else 1
 
-    def _part(self) -> Part:
-        self.above = Above.PARTING
-        return Part()
+    def _part(self) -> LeaveUpstream:
+        self.above = UpstreamState.PARTING
+        return LeaveUpstream()
 
-    def _without_peers(self) -> Errand:
+    def _without_peers(self) -> UpstreamRequest:
         """Without a round here: wait for one above, or let the one above go on without anybody of this relay's."""
         if self._next is None:
-            self.above = Above.ENTERING
-            return Await()
+            self.above = UpstreamState.ENTERING
+            return AwaitRound()
         round_, self._next, self._for_nobody = self._next, None, True
-        return HandIn(round_, NO_BATCH, (), (), tuple(self._settings.ids))
+        return PartialSum(round_, NO_BATCH, (), (), tuple(self._settings.ids))
 
     def _saved(self) -> tuple[int, ...]:
         """Rounds that all peers here hold a checkpoint of, where the group begins with them."""
@@ -305,7 +305,7 @@ class RelayGroup(Group):
 
     def _open(self, now: float, needed: int) -> None:
         """Open the round that is open above; without one, or without peers, the relay waits."""
-        if self.above is not Above.IN or self._next is None or not self.membership.peers():
+        if self.above is not UpstreamState.IN or self._next is None or not self.membership.peers():
             if self.phase == RUNNING:
                 self.phase, self.since = WAITING, now
             self._describe()
@@ -321,5 +321,5 @@ class RelayGroup(Group):
 
     def _describe(self) -> None:
         super()._describe()
-        if self.phase in (FORMING, WAITING) and self.above is not Above.OUT and self.membership.peers():
+        if self.phase in (FORMING, WAITING) and self.above is not UpstreamState.OUT and self.membership.peers():
             self.text = "waits for the group above to open a round"

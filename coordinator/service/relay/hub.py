@@ -11,14 +11,21 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from coordinator.service.aggregate import Aggregator, Outcome
+from coordinator.service.aggregate import Aggregation, Aggregator
 from coordinator.service.hub import Hub
 from coordinator.service.metrics import Metrics
-from coordinator.service.relay.group import Above, Errand, HandIn, RelayGroup
-from coordinator.service.relay.upstream import Answered, Failed, Opened, Over, Told, Upstream
-from coordinator.service.rounds import Settled
+from coordinator.service.relay.group import PartialSum, RelayGroup, UpstreamRequest, UpstreamState
+from coordinator.service.relay.upstream import (
+    RoundClosed,
+    RoundOpened,
+    RunOver,
+    Upstream,
+    UpstreamEvent,
+    UpstreamFailed,
+)
+from coordinator.service.rounds import SettledRound
 from coordinator.service.settings import ServiceSettings
-from coordinator.service.store import Store
+from coordinator.service.store import StateStore
 from peers.transport.access import Access
 from protos.consensus_pb2 import FLOAT32, FORMING, OVER, TOTAL, WAITING
 
@@ -39,7 +46,7 @@ class RelayHub(Hub):
     def __init__(
         self,
         settings: ServiceSettings,
-        store: Store,
+        store: StateStore,
         metrics: Metrics,
         access: Access,
         clock: Callable[[], float] = time.monotonic,
@@ -48,9 +55,9 @@ class RelayHub(Hub):
         super().__init__(settings, store, metrics, clock, self._relay)
         self.upstream = access.address
         self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Queue[Told] = asyncio.Queue()
+        self._news: asyncio.Queue[UpstreamEvent] = asyncio.Queue()
         self._above = Upstream(access, settings, self._hear)
-        self._answered: Answered | None = None
+        self._answered: RoundClosed | None = None
         self._heeding: asyncio.Future[None] | None = None
         self._known = -1
 
@@ -71,10 +78,10 @@ class RelayHub(Hub):
     @property
     def awaits_leave(self) -> bool:
         """See `Hub.awaits_leave`; this relay leaves last, with its peers' last words, and brings the others'."""
-        leaving = self._relay.phase == OVER and self._relay.above in (Above.IN, Above.PARTING)
+        leaving = self._relay.phase == OVER and self._relay.above in (UpstreamState.IN, UpstreamState.PARTING)
         return leaving or super().awaits_leave
 
-    def _hear(self, told: Told) -> None:
+    def _hear(self, told: UpstreamEvent) -> None:
         """Called in the thread of `Upstream`."""
         self._loop.call_soon_threadsafe(self._news.put_nowait, told)
 
@@ -87,16 +94,16 @@ class RelayHub(Hub):
         if isinstance(exc, Exception):
             self.fail(exc)
 
-    async def _take(self, told: Told) -> None:
+    async def _take(self, told: UpstreamEvent) -> None:
         now = self.clock()
-        if isinstance(told, Failed):
+        if isinstance(told, UpstreamFailed):
             raise told.error
-        if isinstance(told, Opened):
+        if isinstance(told, RoundOpened):
             self._relay.opened(told.round, now)
-        elif isinstance(told, Answered):
+        elif isinstance(told, RoundClosed):
             self._answered = told
             self._relay.closed(told.closed, now)
-        elif isinstance(told, Over):
+        elif isinstance(told, RunOver):
             logger.warning("no more of the group above, at %s: %s", self.upstream, told.reason)
             self._relay.ended(told.reason, now, member=told.member)
         else:
@@ -111,11 +118,11 @@ class RelayHub(Hub):
         if self._known != self.group.membership.version or self.group.phase in (FORMING, WAITING):
             self._known = self.group.membership.version
             self._above.absent(self._relay.absent())
-        for errand in self._relay.take_errands():
+        for errand in self._relay.take_requests():
             await self._run_errand(errand)
 
-    async def _run_errand(self, errand: Errand) -> None:
-        if isinstance(errand, HandIn):
+    async def _run_errand(self, errand: UpstreamRequest) -> None:
+        if isinstance(errand, PartialSum):
             total = await self._compute(self._aggregator.partial, errand.batch) if errand.peers else None
             self._above.send(errand, total=total)
         else:
@@ -124,8 +131,8 @@ class RelayHub(Hub):
     def _collecting(self, ids: Sequence[int]) -> Aggregator:
         return Aggregator(self.settings.rule, ids)  # its sum goes up, and is not what will be kept
 
-    async def _outcome(self, settled: Settled) -> Outcome:
+    async def _outcome(self, settled: SettledRound) -> Aggregation:
         """The whole group's total, in place of this relay's own sum."""
         if settled.whole is None or self._answered is None:
-            return Outcome(settled)
-        return Outcome(settled, TOTAL, self._answered.digest, FLOAT32, {-1: self._answered.total})
+            return Aggregation(settled)
+        return Aggregation(settled, TOTAL, self._answered.digest, FLOAT32, {-1: self._answered.total})

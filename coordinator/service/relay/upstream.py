@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from coordinator.service.relay.client import RelayClient
-from coordinator.service.relay.group import Await, Closed, Enter, Errand, HandIn
-from coordinator.service.rounds import Receipt
+from coordinator.service.relay.group import AwaitRound, JoinUpstream, PartialSum, UpstreamRequest, UpstreamRound
+from coordinator.service.rounds import Participants
 from coordinator.service.settings import ServiceSettings
 from peers.common.errors import ConfigError, DisagreementError, ExchangeError
 from peers.transport.access import Access
@@ -35,23 +35,23 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Opened:
+class RoundOpened:
     """A round is open above."""
 
     round: int
 
 
 @dataclass(frozen=True)
-class Answered:
+class RoundClosed:
     """What became of a round that was handed in; `total`: bytes of the whole group's, with their digest."""
 
-    closed: Closed
+    closed: UpstreamRound
     total: Buffer = b""
     digest: bytes = b""
 
 
 @dataclass(frozen=True)
-class Over:
+class RunOver:
     """The run is over above, or this relay cannot go on. `member`: it has still to leave there."""
 
     reason: str
@@ -59,20 +59,20 @@ class Over:
 
 
 @dataclass(frozen=True)
-class Parted:
+class LeftUpstream:
     """This relay is no member above any more; last words of everybody, where they were waited for."""
 
     reports: Mapping[int, bytes]
 
 
 @dataclass(frozen=True)
-class Failed:
+class UpstreamFailed:
     """What nobody foresaw."""
 
     error: Exception
 
 
-Told: TypeAlias = Opened | Answered | Over | Parted | Failed
+UpstreamEvent: TypeAlias = RoundOpened | RoundClosed | RunOver | LeftUpstream | UpstreamFailed
 
 
 class Upstream:
@@ -84,12 +84,12 @@ class Upstream:
         tell: called in the thread with what became of each errand.
     """
 
-    def __init__(self, access: Access, settings: ServiceSettings, tell: Callable[[Told], None]) -> None:
+    def __init__(self, access: Access, settings: ServiceSettings, tell: Callable[[UpstreamEvent], None]) -> None:
         self.address = access.address
         self._settings = settings
         self._tell = tell
         self._client = RelayClient(access, shared=settings.shared_memory)
-        self._errands: queue.SimpleQueue[Callable[[], Told] | None] = queue.SimpleQueue()
+        self._errands: queue.SimpleQueue[Callable[[], UpstreamEvent] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay-upstream", daemon=True)
 
@@ -114,7 +114,7 @@ class Upstream:
 
     def send(
         self,
-        errand: Errand,
+        errand: UpstreamRequest,
         *,
         total: Float32 | None = None,
         agreed: Mapping[str, str] | None = None,
@@ -124,15 +124,15 @@ class Upstream:
 
         Args:
             errand: what.
-            total: with HandIn, the sum of those that contribute.
-            agreed: with Enter, what all members must have in common.
+            total: with PartialSum, the sum of those that contribute.
+            agreed: with JoinUpstream, what all members must have in common.
             reports: with Part, last words of this relay's peers.
         """
-        if isinstance(errand, Enter):
+        if isinstance(errand, JoinUpstream):
             self._errands.put(lambda: self._enter(errand, agreed or {}))
-        elif isinstance(errand, Await):
+        elif isinstance(errand, AwaitRound):
             self._errands.put(lambda: self._ended(self._client.opening()))
-        elif isinstance(errand, HandIn):
+        elif isinstance(errand, PartialSum):
             self._errands.put(lambda: self._hand_in(errand, total))
         else:
             self._errands.put(lambda: self._part(reports or {}))
@@ -142,14 +142,14 @@ class Upstream:
             try:
                 told = errand()
             except ExchangeError as exc:
-                told = Over(f"{exc}", member=False)
+                told = RunOver(f"{exc}", member=False)
             except Exception as exc:  # handed to the loop, which ends the process with it
-                told = Failed(exc)
+                told = UpstreamFailed(exc)
             if self._closing.is_set():
                 return
             self._tell(told)
 
-    def _enter(self, errand: Enter, agreed: Mapping[str, str]) -> Told:
+    def _enter(self, errand: JoinUpstream, agreed: Mapping[str, str]) -> UpstreamEvent:
         it, places = self._settings, self._settings.ids
         self._client.absent = errand.absent
         wishes = tuple(PeerWish(peer, 0, errand.saved, peer in errand.absent) for peer in places)
@@ -168,9 +168,9 @@ class Upstream:
             admission = self._client.join(info)
         except RefusedError as exc:
             if exc.code == pb.EXPELLED:
-                return Parted({})
+                return LeftUpstream({})
             if exc.code == pb.ENDED:
-                return Over(exc.text, member=False)
+                return RunOver(exc.text, member=False)
             raise
         if admission.peers != tuple(places):
             raise ExchangeError(
@@ -178,23 +178,23 @@ class Upstream:
                 f"give it more, or the relay fewer"
             )
         logger.info("%s is a member above, at %s, from round %d on", name, self.address, admission.first_round)
-        return Opened(admission.first_round)
+        return RoundOpened(admission.first_round)
 
-    def _ended(self, outcome: Outcome | int) -> Told:
+    def _ended(self, outcome: Outcome | int) -> UpstreamEvent:
         """What waiting for a round gave."""
         if isinstance(outcome, int):
-            return Opened(outcome)
+            return RoundOpened(outcome)
         if isinstance(outcome, RunEnded):
-            return Over(outcome.text, member=True)
+            return RunOver(outcome.text, member=True)
         logger.warning("the group above has this relay no more: %s", outcome)
-        return Parted({})
+        return LeftUpstream({})
 
-    def _hand_in(self, collected: HandIn, total: Float32 | None) -> Told:
+    def _hand_in(self, collected: PartialSum, total: Float32 | None) -> UpstreamEvent:
         self._client.hand_in(collected, total)
         try:
             return self._judged(collected.round, self._client.result())
         except DisagreementError as exc:
-            return self._answered(Closed(collected.round, pb.BATCH_MISMATCH, str(exc)))
+            return self._answered(UpstreamRound(collected.round, pb.BATCH_MISMATCH, str(exc)))
         except RefusedError as exc:
             if not collected.peers:
                 raise
@@ -202,39 +202,41 @@ class Upstream:
             abstains = tuple(sorted((*collected.peers, *collected.abstains)))
             return self._hand_in(replace(collected, peers=(), abstains=abstains), None)
 
-    def _judged(self, round_: int, outcome: Outcome) -> Told:
+    def _judged(self, round_: int, outcome: Outcome) -> UpstreamEvent:
         if isinstance(outcome, Consensus):
             leaving = tuple(sorted(outcome.leaving))
-            whole = Receipt(outcome.epoch, outcome.contributors, outcome.group, leaving)
+            whole = Participants(outcome.epoch, outcome.contributors, outcome.group, leaving)
             assert outcome.total is not None  # noqa: S101  # a relay joins with a rule that lives on sums
             total = to_wire(outcome.total, pb.FLOAT32)
             assert outcome.digest is not None  # noqa: S101  # every coordinator gives one
-            return self._answered(Closed(round_, pb.OK, whole=whole), total, bytes.fromhex(outcome.digest))
+            return self._answered(UpstreamRound(round_, pb.OK, whole=whole), total, bytes.fromhex(outcome.digest))
         if isinstance(outcome, RunEnded):
-            return Over(outcome.text, member=True)
+            return RunOver(outcome.text, member=True)
         if isinstance(outcome, Expelled):
             text = f"round {round_} went on above without this relay: {outcome.text}"
-            return Answered(Closed(round_, pb.EXPELLED, text))
+            return RoundClosed(UpstreamRound(round_, pb.EXPELLED, text))
         if outcome.reason == "void":
-            return self._answered(Closed(round_, pb.VOID, outcome.text))
-        return self._answered(Closed(round_, pb.LATE, f"round {round_} closed above without this relay: it was late"))
+            return self._answered(UpstreamRound(round_, pb.VOID, outcome.text))
+        return self._answered(
+            UpstreamRound(round_, pb.LATE, f"round {round_} closed above without this relay: it was late")
+        )
 
-    def _answered(self, closed: Closed, total: Buffer = b"", digest: bytes = b"") -> Answered:
+    def _answered(self, closed: UpstreamRound, total: Buffer = b"", digest: bytes = b"") -> RoundClosed:
         following = self._client.following
         closed = replace(closed, following=following.round, is_open=following.epoch > 0)
-        return Answered(closed, total, digest)
+        return RoundClosed(closed, total, digest)
 
-    def _part(self, reports: Mapping[int, bytes]) -> Told:
+    def _part(self, reports: Mapping[int, bytes]) -> UpstreamEvent:
         """Leave; more last words than one message may have go first, in messages of their own."""
         *before, last = batches(reports, self._settings.report_bytes)
         wait = self._settings.join_window if any(map(json.loads, reports.values())) else 0.0
         try:
             for some in before:
                 self._client.report(some)
-            return Parted(self._client.leave(last, wait))
+            return LeftUpstream(self._client.leave(last, wait))
         except ExchangeError as exc:
             logger.warning("left the group above without a word: %s", exc)
-            return Parted({})
+            return LeftUpstream({})
 
 
 def batches(reports: Mapping[int, bytes], size: int) -> Iterator[Mapping[int, bytes]]:

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.replay.closing import close
+from coordinator.replay.closing import replay_round
 from coordinator.replay.history import Round
-from coordinator.service.aggregate import Aggregator, Block
-from coordinator.service.rounds import Publication, Settled
+from coordinator.service.aggregate import Aggregator, PeerTensor
+from coordinator.service.rounds import Publication, SettledRound
 from peers.common.summation import tree_sum
 from peers.exchange.base import receipt_of
 from peers.method.target_selection import Rule
@@ -60,7 +60,7 @@ def collected(workers: Sequence[tuple[int, ...]], parts: Mapping[int, Float32], 
         sums = {min(here): tree_sum(here)} if one else here
         dtype = FLOAT32 if one else NAMES[wire]
         blocks = [
-            Block(peer, dtype, data, from_wire(data, dtype, *SHAPE))
+            PeerTensor(peer, dtype, data, from_wire(data, dtype, *SHAPE))
             for peer, data in ((peer, bytes(to_wire(values, dtype))) for peer, values in sums.items())
         ]
         aggregator.add(Publication(number, 7, 1, BATCH, tuple(here), rest), blocks)
@@ -80,7 +80,7 @@ def test_sums_of_workers(wire: str, peers: set[int], silent: set[int], sizes: li
     rule = Rule("mean", 3)
     outcome = collected(workers, parts, rule, wire).finish(settled(workers, contributors))
     round_ = Round(7, 1, tuple(sorted(peers)), tuple(contributors), blocks=of_peers(workers))
-    closed = close(round_, tensors(outputs), of_peers(workers), rule, wire)
+    closed = replay_round(round_, tensors(outputs), of_peers(workers), rule, wire)
     assert closed.digest == outcome.digest.hex()
     assert closed.total is not None
     assert closed.total.numpy().tobytes() == bytes(outcome.tensors[-1])
@@ -99,7 +99,7 @@ def test_sums_below_relays(peers: set[int], sizes: list[int], relays: int, seed:
         top[min(peer for worker in some for peer in worker)] = partial
     blocks = of_peers([tuple(peer for worker in some for peer in worker) for some in below])
     round_ = Round(7, 1, tuple(sorted(peers)), tuple(sorted(peers)), blocks=blocks)
-    closed = close(round_, tensors(outputs), of_peers(workers), rule, "float32")
+    closed = replay_round(round_, tensors(outputs), of_peers(workers), rule, "float32")
     assert closed.total is not None
     assert closed.total.numpy().tobytes() == tree_sum(top).tobytes()
 
@@ -112,7 +112,7 @@ def test_rules_on_members(rule: Rule, peers: set[int], seed: int) -> None:
     workers = [(peer,) for peer in ids]
     parts = {peer: as_sent(values, NAMES["bf16"]) for peer, values in outputs.items()}
     outcome = collected(workers, parts, rule, "bf16").finish(settled(workers, ids))
-    closed = close(Round(7, 1, tuple(ids), tuple(ids)), tensors(outputs), of_peers(workers), rule, "bf16")
+    closed = replay_round(Round(7, 1, tuple(ids), tuple(ids)), tensors(outputs), of_peers(workers), rule, "bf16")
     assert closed.digest == outcome.digest.hex()
     if closed.aggregate is not None:
         assert closed.aggregate.numpy().tobytes() == bytes(outcome.tensors[-1])
@@ -128,15 +128,17 @@ def test_a_fixed_group(name: str) -> None:
     rule, outputs = Rule(name, 3, k=2), outputs_of(range(4), 5)
     outputs.pop(2)
     seen = exchanged({**tensors(outputs), 2: None}, rule, wire="bf16", round_=7)
-    closed = close(Round(7, 1, (0, 1, 2, 3)), tensors(outputs), dict.fromkeys(range(4), (0, 1, 2, 3)), rule, "bf16")
+    closed = replay_round(
+        Round(7, 1, (0, 1, 2, 3)), tensors(outputs), dict.fromkeys(range(4), (0, 1, 2, 3)), rule, "bf16"
+    )
     again = closed.consensus((0, 1, 2, 3))
     assert {receipt_of(consensus) for consensus in seen.values()} == {receipt_of(again)}
     assert dict(again.sources) == dict(seen[0].sources)
 
 
-def settled(workers: Sequence[tuple[int, ...]], contributors: Sequence[int]) -> Settled:
+def settled(workers: Sequence[tuple[int, ...]], contributors: Sequence[int]) -> SettledRound:
     """The round as the machine settles it."""
-    return Settled(7, 1, dict(enumerate(workers)), OK, "", BATCH, {}, {}, tuple(contributors))
+    return SettledRound(7, 1, dict(enumerate(workers)), OK, "", BATCH, {}, {}, tuple(contributors))
 
 
 def tensors(outputs: Mapping[int, Float32]) -> dict[int, torch.Tensor]:

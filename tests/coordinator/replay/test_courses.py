@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.replay import replay
-from coordinator.replay.closing import close
+from coordinator.replay.closing import replay_round
 from coordinator.replay.history import Round
 from coordinator.service.journal import FILE
 from peers.config import loading as configfile
@@ -103,7 +103,7 @@ class Course:
         sent = {peer: z for peer, z in outputs.items() if z is not None and peer not in late}
         void = void or len(sent) < 2
         told = Round(round_, self.epoch, members, tuple(sent))
-        closed = close(told, sent, {}, self.rule, CONFIG.exchange.wire)
+        closed = replay_round(told, sent, {}, self.rule, CONFIG.exchange.wire)
         line: dict[str, Any] = {"round": round_, "epoch": self.epoch, "members": list(members)}
         more = {"void": "made up"} if void else {"digest": closed.digest, "contributors": list(sent)}
         self._tell({**line, **more})

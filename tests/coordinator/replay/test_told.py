@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.replay.history import Stretch, told
+from coordinator.replay.history import RoundSequence, read_history
 from coordinator.replay.lives import Lives, lineage
 from peers.common.errors import RunFolderError
 from peers.runs.journal import Life, Skip, Terms
@@ -28,10 +28,10 @@ def closed(number: int, epoch: int = 1, **more: Any) -> dict[str, Any]:
     return {"round": number, "epoch": epoch, "digest": DIGEST, **more}
 
 
-def written(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[Stretch]:
+def written(path: Path, lines: Sequence[Mapping[str, Any]]) -> list[RoundSequence]:
     """What a journal of these lines tells."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return told(path)
+    return read_history(path)
 
 
 def life(round_: int, source: int, *, admitted: int = 0, epoch: int = 1, skips: Sequence[Skip] = ()) -> Life:
@@ -76,7 +76,7 @@ def test_lines_that_nobody_wrote(tmp_path: Path, lines: Sequence[Mapping[str, An
         written(tmp_path / "journal", lines)
 
 
-def stretches_of(tmp_path: Path, *stretches: tuple[int, int, int], anew: bool = False) -> list[Stretch]:
+def stretches_of(tmp_path: Path, *stretches: tuple[int, int, int], anew: bool = False) -> list[RoundSequence]:
     """Stretches of (first round, rounds, epoch) with peers 0 to 2; `anew`: each with a store of its own."""
     lines: list[Mapping[str, Any]] = []
     for first, count, epoch in stretches:
@@ -87,7 +87,7 @@ def stretches_of(tmp_path: Path, *stretches: tuple[int, int, int], anew: bool = 
 
 
 def places(lives: Lives) -> list[tuple[int | None, int]]:
-    """Stretch and first round of each of peer 0's parts."""
+    """Sequence and first round of each of peer 0's parts."""
     return [(part.stretch, part.first) for part in lives.parts[0]]
 
 

@@ -9,8 +9,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.service.aggregate import Aggregator, Block, SumTree, robust
-from coordinator.service.rounds import Publication, Settled
+from coordinator.service.aggregate import Aggregator, PeerTensor, SumTree, robust
+from coordinator.service.rounds import Publication, SettledRound
 from peers.common.summation import tree_sum
 from peers.method.target_selection import Rule, trimmed
 from peers.method.targets import median, trimmed_mean
@@ -97,18 +97,18 @@ def test_large_medians_are_made_in_slices() -> None:
     assert np.array_equal(robust(values, None), np.median(np.stack(values), axis=0))
 
 
-def settled(peers: tuple[int, ...]) -> Settled:
+def settled(peers: tuple[int, ...]) -> SettledRound:
     """Round 4 of workers that host the peer of their own number."""
-    return Settled(4, 1, {p: (p,) for p in peers}, OK, "", BATCH, dict.fromkeys(peers, OK), {}, peers)
+    return SettledRound(4, 1, {p: (p,) for p in peers}, OK, "", BATCH, dict.fromkeys(peers, OK), {}, peers)
 
 
-def block(peer: int, dtype: WireDtype = FLOAT32) -> Block:
+def block(peer: int, dtype: WireDtype = FLOAT32) -> PeerTensor:
     """One peer's outputs as they arrive."""
     data = bytes(to_wire(outputs(peer), dtype))
-    return Block(peer, dtype, data, from_wire(data, dtype, 3, 5))
+    return PeerTensor(peer, dtype, data, from_wire(data, dtype, 3, 5))
 
 
-def collected(name: str, *blocks: Block, batch: bytes = BATCH) -> Aggregator:
+def collected(name: str, *blocks: PeerTensor, batch: bytes = BATCH) -> Aggregator:
     """A round of peers 0, 1, 2 that has these blocks."""
     aggregator = Aggregator(Rule(name, 0, q=0.34), (0, 1, 2))
     for item in blocks:

@@ -9,9 +9,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coordinator.service.group import COMPLETE, Ended, Group, Parked
-from coordinator.service.membership import Gone, Wish, Worker
-from coordinator.service.rounds import OpenRound, Publication, Settled
+from coordinator.service.group import COMPLETE, Group, NotOpenYet, GroupEnded
+from coordinator.service.membership import DepartedWorker, PeerRequest, WorkerRecord
+from coordinator.service.rounds import OpenRound, Publication, SettledRound
 from protos.consensus_pb2 import (
     ENDED,
     EXPELLED,
@@ -27,16 +27,18 @@ from protos.consensus_pb2 import (
 from tests.coordinator.service.settled import BATCH, settings
 
 
-def join(group: Group, now: float, *, peers: int = 1, saved: tuple[int, ...] = ()) -> Worker:
+def join(group: Group, now: float, *, peers: int = 1, saved: tuple[int, ...] = ()) -> WorkerRecord:
     """A newcomer whose stream stands at once."""
     mark = str(group.membership.numbers)
-    worker = group.join([Wish(saved=saved)] * peers, name="w", bearer=f"b{mark}", request=mark, insist=False, now=now)
-    assert isinstance(worker, Worker)
+    worker = group.join(
+        [PeerRequest(saved=saved)] * peers, name="w", bearer=f"b{mark}", request=mark, insist=False, now=now
+    )
+    assert isinstance(worker, WorkerRecord)
     group.attach(worker.number, now)
     return worker
 
 
-def publish(group: Group, worker: Worker, now: float, **changes: Any) -> object:
+def publish(group: Group, worker: WorkerRecord, now: float, **changes: Any) -> object:
     """What a worker that knows the open round publishes."""
     current = group.rounds.current
     values = {
@@ -49,7 +51,7 @@ def publish(group: Group, worker: Worker, now: float, **changes: Any) -> object:
     return group.offer(Publication(**{**values, **changes}), now)
 
 
-def running(**changes: Any) -> tuple[Group, Worker, Worker]:
+def running(**changes: Any) -> tuple[Group, WorkerRecord, WorkerRecord]:
     """Two workers in round 0."""
     group = Group(settings(**changes), 0.0)
     one, two = join(group, 0.0), join(group, 0.0)
@@ -96,7 +98,7 @@ def test_newcomers_wait_for_the_next_round() -> None:
     """Who joins while a round is open is parked when it publishes, and a member of the next round."""
     group, one, two = running()
     three = join(group, 1.0)
-    assert isinstance(publish(group, three, 1.0), Parked)
+    assert isinstance(publish(group, three, 1.0), NotOpenYet)
     assert publish(group, one, 1.0) == OK
     assert publish(group, two, 1.0) == OK
     current = group.rounds.current
@@ -110,7 +112,7 @@ def test_below_the_minimum_the_group_waits_and_then_ends() -> None:
     publish(group, one, 0.0, leaving=True)
     publish(group, two, 0.0)
     assert group.phase == WAITING
-    assert isinstance(publish(group, two, 1.0), Parked)
+    assert isinstance(publish(group, two, 1.0), NotOpenYet)
     three = join(group, 2.0)
     assert group.phase == RUNNING
     group.leave(three.number, 3.0)
@@ -129,7 +131,7 @@ def test_the_last_round_completes_the_run() -> None:
     publish(group, one, 0.0)
     publish(group, two, 0.0)
     assert (group.phase, group.text) == (OVER, COMPLETE)
-    assert isinstance(publish(group, one, 1.0, round=0, epoch=1), Settled)
+    assert isinstance(publish(group, one, 1.0, round=0, epoch=1), SettledRound)
     assert publish(group, one, 1.0, round=1) == ENDED
 
 
@@ -139,9 +141,9 @@ def test_stopping_voids_the_open_round() -> None:
     publish(group, one, 0.0)
     group.stop("by the operator", 1.0)
     settled, ended = group.take()[-2:]
-    assert isinstance(settled, Settled)
+    assert isinstance(settled, SettledRound)
     assert settled.code == VOID
-    assert ended == Ended("stopped: by the operator")
+    assert ended == GroupEnded("stopped: by the operator")
 
 
 def test_three_replays_expel() -> None:
@@ -179,14 +181,14 @@ def test_a_restored_group_goes_on_where_it_was() -> None:
     publish(group, two, 0.0)
     group.take()
     publish(group, one, 1.0)
-    course, roll = json.loads(json.dumps([group.course(), group.roll()]))
+    course, roll = json.loads(json.dumps([group.progress_state(), group.membership_state()]))
     again = Group(settings(), 100.0)
     again.restore(course, roll, 100.0)
     (event,) = again.take()
     assert isinstance(event, OpenRound)
     assert (event.round, event.epoch, event.publications) == (1, 1, {})
     answer = publish(again, two, 100.0, round=0, epoch=1)
-    assert isinstance(answer, Settled)
+    assert isinstance(answer, SettledRound)
     assert answer == group.rounds.last
     assert publish(again, one, 100.0, epoch=1) == OK
     assert publish(again, two, 100.0, epoch=1) == OK
@@ -198,7 +200,7 @@ def test_a_stopped_run_forms_anew() -> None:
     group, one, _two = running()
     group.stop("", 1.0)
     again = Group(settings(), 2.0)
-    again.restore(json.loads(json.dumps(group.course())), json.loads(json.dumps(group.roll())), 2.0)
+    again.restore(json.loads(json.dumps(group.progress_state())), json.loads(json.dumps(group.membership_state())), 2.0)
     assert again.phase == FORMING
     worker = join(again, 2.0)
     assert worker.peers == one.peers
@@ -211,7 +213,7 @@ class Course(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.settled: dict[int, Settled] = {}
+        self.settled: dict[int, SettledRound] = {}
         self.accepted: dict[tuple[int, int], Publication] = {}
         self.epoch = 0
         self.incarnations: dict[int, int] = {}
@@ -228,7 +230,7 @@ class Course(RuleBasedStateMachine):
         self.settings = settings(group=max(group, least), min_peers=least, quorum=quorum, rounds=rounds)
         self.group = Group(self.settings, 0.0)
 
-    def worker(self, pick: int) -> Worker | None:
+    def worker(self, pick: int) -> WorkerRecord | None:
         """One of the workers that are there."""
         workers = list(self.group.membership.workers.values())
         return workers[pick % len(workers)] if workers else None
@@ -236,16 +238,16 @@ class Course(RuleBasedStateMachine):
     def observe(self) -> None:
         """Take what has happened, and hold each event against what must be true of it."""
         for event in self.group.take():
-            if isinstance(event, Settled):
+            if isinstance(event, SettledRound):
                 self.hold_settled(event)
             elif isinstance(event, OpenRound):
                 assert len(event.ids) >= self.settings.min_peers
                 assert self.opened is None or event.round == self.opened.round + 1, "a round was skipped or repeated"
                 self.opened = event
-            elif isinstance(event, Gone):
+            elif isinstance(event, DepartedWorker):
                 assert event.number not in self.group.membership.workers
 
-    def hold_settled(self, event: Settled) -> None:
+    def hold_settled(self, event: SettledRound) -> None:
         """All or nothing, one batch, only what was accepted, never twice."""
         assert event.round not in self.settled, "a round settled twice"
         self.settled[event.round] = event
@@ -265,8 +267,10 @@ class Course(RuleBasedStateMachine):
     def join(self, peers: int, attached: bool) -> None:
         """Somebody joins, perhaps without ever opening its stream."""
         mark = str(self.group.membership.numbers)
-        worker = self.group.join([Wish()] * peers, name="w", bearer=mark, request=mark, insist=False, now=self.now)
-        if isinstance(worker, Worker):
+        worker = self.group.join(
+            [PeerRequest()] * peers, name="w", bearer=mark, request=mark, insist=False, now=self.now
+        )
+        if isinstance(worker, WorkerRecord):
             for peer, incarnation in zip(worker.peers, worker.incarnations, strict=True):
                 assert incarnation > self.incarnations.get(peer, -1)
                 self.incarnations[peer] = incarnation
@@ -302,7 +306,7 @@ class Course(RuleBasedStateMachine):
             self.accepted.setdefault((worker.number, round_), item)
             assert round_ == upcoming
             assert not stale_epoch
-        if isinstance(verdict, Settled):
+        if isinstance(verdict, SettledRound):
             assert verdict == self.settled[round_], "everybody gets the same answer"
         if verdict == LATE:
             assert round_ <= upcoming
@@ -339,7 +343,7 @@ class Course(RuleBasedStateMachine):
     @rule()
     def die_and_come_back(self) -> None:
         """The coordinator is killed and started on its store: open publications are forgotten, nothing else."""
-        course, roll = json.loads(json.dumps([self.group.course(), self.group.roll()]))
+        course, roll = json.loads(json.dumps([self.group.progress_state(), self.group.membership_state()]))
         over = self.group.phase == OVER
         again = Group(self.settings, self.now)
         again.restore(course, roll, self.now)

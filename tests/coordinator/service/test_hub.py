@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.service.hub import Hub
 from coordinator.service.metrics import Metrics
-from coordinator.service.store import Store
+from coordinator.service.store import StateStore
 from tests.coordinator.service.settled import settings
 
 
@@ -17,7 +17,7 @@ def test_a_step_that_waits_for_its_turn_ends_with_the_hub(tmp_path: Path) -> Non
     """It is cancelled when its turn comes; one that has its turn is carried out."""
 
     async def main() -> None:
-        store = Store(str(tmp_path), "run", "digest")
+        store = StateStore(str(tmp_path), "run", "digest")
         hub = Hub(settings(), store, Metrics())
         await hub.stop("enough")
         async with hub._lock:

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.replay.history import Stretch, told
-from coordinator.service.aggregate import Outcome
+from coordinator.replay.history import RoundSequence, read_history
+from coordinator.service.aggregate import Aggregation
 from coordinator.service.group import Group
 from coordinator.service.journal import FILE
-from coordinator.service.membership import Worker
-from coordinator.service.rounds import Settled
-from coordinator.service.store import Store, forget
+from coordinator.service.membership import WorkerRecord
+from coordinator.service.rounds import SettledRound
+from coordinator.service.store import StateStore, forget
 from peers.common.errors import RunFolderError
 from peers.common.json_lines import objects
 from protos.consensus_pb2 import FLOAT32, OK, TOTAL
@@ -32,7 +32,7 @@ class Driven:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.store = Store(str(folder), "run", "digest")
+        self.store = StateStore(str(folder), "run", "digest")
         self.group = Group(made.settings(), 0.0)
         self.now, self.version = 0.0, -1
         kept = self.store.load()
@@ -55,7 +55,7 @@ class Driven:
             self.group.tick(self.now)
         self.keep()
 
-    def _publish(self, workers: Sequence[Worker]) -> None:
+    def _publish(self, workers: Sequence[WorkerRecord]) -> None:
         for worker in workers:
             if self.group.rounds.current is not None and worker.number in self.group.rounds.current.present:
                 publish(self.group, worker, self.now)
@@ -66,18 +66,20 @@ class Driven:
 
     def keep(self) -> None:
         """As the hub does: facts where they changed, and the round that has just settled."""
-        settled = [event for event in self.group.take() if isinstance(event, Settled)]
+        settled = [event for event in self.group.take() if isinstance(event, SettledRound)]
         version = self.group.membership.version
-        roll = self.group.roll() if version != self.version else None
+        roll = self.group.membership_state() if version != self.version else None
         self.version = version
-        self.store.save(self.group.course(), roll, {} if roll else None, outcome_of(settled[-1]) if settled else None)
+        self.store.save(
+            self.group.progress_state(), roll, {} if roll else None, outcome_of(settled[-1]) if settled else None
+        )
 
 
-def outcome_of(settled: Settled) -> Outcome:
+def outcome_of(settled: SettledRound) -> Aggregation:
     """A result whose digest tells its round."""
     if settled.code != OK:
-        return Outcome(settled)
-    return Outcome(settled, TOTAL, settled.round.to_bytes(16, "big"), FLOAT32, {-1: bytes(128)})
+        return Aggregation(settled)
+    return Aggregation(settled, TOTAL, settled.round.to_bytes(16, "big"), FLOAT32, {-1: bytes(128)})
 
 
 def running(folder: Path) -> Driven:
@@ -105,13 +107,13 @@ def test_each_kind_of_line(tmp_path: Path) -> None:
     assert lines[12] == {"gone": 1, "left": True, "why": "it left"}
     ordinary = [line for line in (tmp_path / FILE).read_bytes().splitlines() if b"contributors" not in line]
     assert max(len(line) for line in ordinary if line.startswith(b'{"round"')) < 100
-    rounds = told(tmp_path / FILE)[0].rounds
+    rounds = read_history(tmp_path / FILE)[0].rounds
     assert [round_.number for round_ in rounds] == list(range(6))
     assert rounds[2].contributors == (1, 2)
     assert rounds[2].members == (0, 1, 2)
 
 
-def rounds_of(stretches: list[Stretch]) -> list[object]:
+def rounds_of(stretches: list[RoundSequence]) -> list[object]:
     """What a replay goes by; not by which workers joined when."""
     return [replace(round_, blocks={}) for stretch in stretches for round_ in stretch.rounds]
 
@@ -134,11 +136,11 @@ def test_a_coordinator_that_dies_between_store_and_journal(
     shutil.copy(path, whole / FILE)
     path.write_bytes(complete[: size + int(share * (len(complete) - size))])
     again = Driven(folder)
-    assert rounds_of(told(path)) == rounds_of(told(whole / FILE))
+    assert rounds_of(read_history(path)) == rounds_of(read_history(whole / FILE))
     for what in after:
         again.step(what)
     again.store.close()
-    numbers = [round_.number for stretch in told(path) for round_ in stretch.rounds]
+    numbers = [round_.number for stretch in read_history(path) for round_ in stretch.rounds]
     assert numbers == list(range(len(numbers)))
     living = {worker.number for worker in again.group.membership.workers.values()}
     joined = {line["joined"] for line in objects(path) if "joined" in line}
@@ -162,13 +164,13 @@ def test_what_the_store_does_not_know_is_dropped(
     for what in beyond:
         driven.step(what)
     driven.store.close()
-    due = rounds_of(told(older / FILE))
+    due = rounds_of(read_history(older / FILE))
     shutil.copy(folder / FILE, older / FILE)
     again = Driven(older)
-    assert rounds_of(told(older / FILE)) == due
+    assert rounds_of(read_history(older / FILE)) == due
     again.step("round")
     again.store.close()
-    assert rounds_of(told(older / FILE))[: len(due)] == due
+    assert rounds_of(read_history(older / FILE))[: len(due)] == due
 
 
 def test_a_new_store_in_the_same_folder_begins_a_new_stretch(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_a_new_store_in_the_same_folder_begins_a_new_stretch(tmp_path: Path) -> 
         driven.step("round")
         driven.store.close()
         forget(tmp_path)
-    first, second = told(tmp_path / FILE)
+    first, second = read_history(tmp_path / FILE)
     assert (first.store, second.store) == (0, 1)
     assert [len(first.rounds), len(second.rounds)] == [1, 1]
 
@@ -193,7 +195,7 @@ def test_a_store_without_its_journal_goes_on(tmp_path: Path) -> None:
     again.step("round")
     again.store.close()
     with pytest.raises(RunFolderError, match="tells of round 0, and none before of where the group began"):
-        told(tmp_path / FILE)
+        read_history(tmp_path / FILE)
 
 
 def test_a_full_disk_stops_the_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,32 +5,32 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.service.membership import Gone, Membership, Wish, Worker
+from coordinator.service.membership import DepartedWorker, Membership, PeerRequest, WorkerRecord
 from protos.consensus_pb2 import GROUP_FULL, INDEX_HELD
 
 
-def join(group: Membership, *wishes: Wish, now: float = 0.0, request: str = "", insist: bool = False) -> object:
+def join(group: Membership, *wishes: PeerRequest, now: float = 0.0, request: str = "", insist: bool = False) -> object:
     """A newcomer with a bearer and a request of its own."""
     mark = request or f"request {group.numbers}"
-    return group.join(wishes or (Wish(),), name="w", bearer=f"b {mark}", request=mark, insist=insist, now=now)
+    return group.join(wishes or (PeerRequest(),), name="w", bearer=f"b {mark}", request=mark, insist=insist, now=now)
 
 
-def joined(group: Membership, *wishes: Wish, now: float = 0.0) -> Worker:
+def joined(group: Membership, *wishes: PeerRequest, now: float = 0.0) -> WorkerRecord:
     """A newcomer that was taken in."""
     worker = join(group, *wishes, now=now)
-    assert isinstance(worker, Worker)
+    assert isinstance(worker, WorkerRecord)
     return worker
 
 
 def test_wishes_are_granted_where_they_can_be() -> None:
     """A free wished id is given, a held one is replaced by the lowest free one, a foolish one likewise."""
     group = Membership(5.0, 8)
-    assert joined(group, Wish(3)).peers == (3,)
-    assert joined(group, Wish(3), Wish(1), Wish(99)).peers == (0, 1, 2)
-    refusal = join(group, Wish(3), insist=True)
+    assert joined(group, PeerRequest(3)).peers == (3,)
+    assert joined(group, PeerRequest(3), PeerRequest(1), PeerRequest(99)).peers == (0, 1, 2)
+    refusal = join(group, PeerRequest(3), insist=True)
     assert isinstance(refusal, tuple)
     assert refusal[0] == INDEX_HELD
-    full = join(group, *[Wish()] * 5)
+    full = join(group, *[PeerRequest()] * 5)
     assert isinstance(full, tuple)
     assert full[0] == GROUP_FULL
 
@@ -40,7 +40,7 @@ def test_incarnations_only_grow(wishes: list[tuple[int, int]]) -> None:
     """Whoever comes under an id gets a higher incarnation than anybody before, and at least the one it asks for."""
     group, seen = Membership(5.0, 4), dict[int, int]()
     for index, incarnation in wishes:
-        worker = joined(group, Wish(index, incarnation))
+        worker = joined(group, PeerRequest(index, incarnation))
         assert worker.peers == (index,)
         assert worker.incarnations[0] >= incarnation
         assert worker.incarnations[0] > seen.get(index, -1)
@@ -52,7 +52,7 @@ def test_a_repeated_join_is_the_same_membership() -> None:
     """The same request gets the same worker, reachable by the new bearer only."""
     group = Membership(5.0, 8)
     first = joined(group)
-    again = group.join([Wish()], name="w", bearer="other", request="request 0", insist=False, now=1.0)
+    again = group.join([PeerRequest()], name="w", bearer="other", request="request 0", insist=False, now=1.0)
     assert again is first
     assert group.known("other") is first
     assert group.known("b request 0") is None
@@ -120,5 +120,5 @@ def test_the_expelled_stay_known_with_the_reason() -> None:
     worker = joined(group)
     group.remove(worker.number, "silent", left=False)
     gone = group.known(worker.bearer)
-    assert isinstance(gone, Gone)
+    assert isinstance(gone, DepartedWorker)
     assert gone.reason == "silent"

@@ -14,10 +14,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from coordinator.service.group import Ended, Group, Parked
-from coordinator.service.membership import Gone, Wish, Worker
-from coordinator.service.relay.group import Await, Closed, Enter, Errand, HandIn, RelayGroup
-from coordinator.service.rounds import OpenRound, Publication, Settled
+from coordinator.service.group import Group, NotOpenYet, GroupEnded
+from coordinator.service.membership import DepartedWorker, PeerRequest, WorkerRecord
+from coordinator.service.relay.group import (
+    AwaitRound,
+    JoinUpstream,
+    PartialSum,
+    RelayGroup,
+    UpstreamRequest,
+    UpstreamRound,
+)
+from coordinator.service.rounds import OpenRound, Publication, SettledRound
 from protos.consensus_pb2 import ENDED, EXPELLED, FORMING, INDEX_HELD, LATE, OK, OVER
 from tests.coordinator.service.settled import BATCH, settings
 
@@ -29,14 +36,14 @@ class Wire:
 
     def __init__(self, root: Group, relay: RelayGroup) -> None:
         self.root, self.relay = root, relay
-        self.errands: deque[Errand] = deque()
+        self.errands: deque[UpstreamRequest] = deque()
         self.news: deque[Callable[[float], None]] = deque()
         self.worker: int | None = None
-        self.under_way: Errand | None = None
+        self.under_way: UpstreamRequest | None = None
 
     def carry(self, now: float) -> None:
         """One step of whatever is on its way; what stands in the queue waits for the answer to what went before."""
-        self.errands.extend(self.relay.take_errands())
+        self.errands.extend(self.relay.take_requests())
         if self.news:
             self.news.popleft()(now)
         elif self.errands and self.under_way is None:
@@ -47,22 +54,22 @@ class Wire:
         self.under_way = None
         self.news.append(told)
 
-    def begin(self, errand: Errand, now: float) -> None:
-        if isinstance(errand, Enter):
+    def begin(self, errand: UpstreamRequest, now: float) -> None:
+        if isinstance(errand, JoinUpstream):
             self.enter(errand, now)
-        elif isinstance(errand, HandIn):
+        elif isinstance(errand, PartialSum):
             self.hand_in(errand, now)
-        elif isinstance(errand, Await):
+        elif isinstance(errand, AwaitRound):
             self.look_for_a_round()
         else:
             self.root.leave(self.worker or 0, now)
             self.answer(self.relay.parted)
 
-    def enter(self, errand: Enter, now: float) -> None:
-        wishes = [Wish(peer, 0, errand.saved, peer in errand.absent) for peer in self.relay._settings.ids]
+    def enter(self, errand: JoinUpstream, now: float) -> None:
+        wishes = [PeerRequest(peer, 0, errand.saved, peer in errand.absent) for peer in self.relay._settings.ids]
         mark = f"relay {self.root.membership.numbers}"
         worker = self.root.join(wishes, name="relay", bearer=mark, request=mark, insist=True, now=now)
-        if isinstance(worker, Worker):
+        if isinstance(worker, WorkerRecord):
             self.worker = worker.number
             self.root.attach(worker.number, now)
             self.look_for_a_round()
@@ -88,48 +95,48 @@ class Wire:
     def over(self, reason: str, *, member: bool) -> None:
         self.answer(lambda now: self.relay.ended(reason, now, member=member))
 
-    def hand_in(self, errand: HandIn, now: float) -> None:
+    def hand_in(self, errand: PartialSum, now: float) -> None:
         current, number = self.root.rounds.current, self.worker or 0
         epoch = current.epoch if current is not None and number in current.present else 0
         item = Publication(number, errand.round, epoch, errand.batch, errand.peers, errand.abstains)
         verdict = self.root.offer(Publication(**{**item._asdict(), "absent": errand.absent}), now)
-        assert isinstance(verdict, Parked) or verdict in (OK, LATE, EXPELLED, ENDED), verdict
+        assert isinstance(verdict, NotOpenYet) or verdict in (OK, LATE, EXPELLED, ENDED), verdict
         if verdict == LATE:
-            self.closed(Closed(errand.round, LATE, "late"))
+            self.closed(UpstreamRound(errand.round, LATE, "late"))
         elif verdict == EXPELLED:
-            self.closed(Closed(errand.round, EXPELLED, "expelled"))
+            self.closed(UpstreamRound(errand.round, EXPELLED, "expelled"))
         elif verdict == ENDED:
             self.over(self.root.text, member=True)
 
-    def closed(self, closed: Closed) -> None:
+    def closed(self, closed: UpstreamRound) -> None:
         current = self.root.rounds.current
         is_open = current is not None and self.worker in current.present and closed.code != EXPELLED
         following = {"following": self.root.rounds.upcoming, "is_open": is_open}
-        self.answer(lambda now: self.relay.closed(Closed(**{**closed.__dict__, **following}), now))
+        self.answer(lambda now: self.relay.closed(UpstreamRound(**{**closed.__dict__, **following}), now))
 
     def hear(self, event: Any) -> None:
         """What happened above, where it answers what is under way."""
         errand = self.under_way
-        if isinstance(event, Settled) and isinstance(errand, HandIn) and self.worker in event.answers:
+        if isinstance(event, SettledRound) and isinstance(errand, PartialSum) and self.worker in event.answers:
             if self.root.phase != OVER or event.code == OK:
                 code = event.answers[self.worker]
-                self.closed(Closed(event.round, code, event.text, event.receipt if code == OK else None))
+                self.closed(UpstreamRound(event.round, code, event.text, event.participants if code == OK else None))
         elif isinstance(event, OpenRound) and self.worker in event.members:
-            if isinstance(errand, Enter | Await):
+            if isinstance(errand, JoinUpstream | AwaitRound):
                 self.opened(event.round)
-            elif isinstance(errand, HandIn):
-                self.closed(Closed(errand.round, LATE, "another round is open"))
-        elif isinstance(event, Gone) and event.number == self.worker and not event.left:
-            if isinstance(errand, HandIn):
-                self.closed(Closed(errand.round, EXPELLED, event.reason))
+            elif isinstance(errand, PartialSum):
+                self.closed(UpstreamRound(errand.round, LATE, "another round is open"))
+        elif isinstance(event, DepartedWorker) and event.number == self.worker and not event.left:
+            if isinstance(errand, PartialSum):
+                self.closed(UpstreamRound(errand.round, EXPELLED, event.reason))
             elif errand is not None:
                 self.answer(self.relay.parted)
-        elif isinstance(event, Ended) and errand is not None:
+        elif isinstance(event, GroupEnded) and errand is not None:
             self.over(event.text, member=True)
 
     def die_and_come_back(self, now: float) -> None:
         """The relay is killed and started on its store; above it is a member until its silence is noticed."""
-        course, roll = json.loads(json.dumps([self.relay.course(), self.relay.roll()]))
+        course, roll = json.loads(json.dumps([self.relay.progress_state(), self.relay.membership_state()]))
         again = RelayGroup(self.relay._settings, now)
         again.restore(course, roll, now)
         self.__init__(self.root, again)  # type: ignore[misc]  # everything but the root is new
@@ -147,13 +154,13 @@ class TreeCourse(RuleBasedStateMachine):
         for places in PLACES:
             own = {"places": places, "group": 2, "max_peers": 2, "min_peers": 1, "round_deadline": 5.0}
             self.wires.append(Wire(self.root, RelayGroup(settings(rounds=rounds, **own), 0.0)))
-        self.closed: dict[int, Settled] = {}
-        self.told: dict[tuple[int, int], Settled] = {}
+        self.closed: dict[int, SettledRound] = {}
+        self.told: dict[tuple[int, int], SettledRound] = {}
 
     def observe(self) -> None:
         """Take what has happened, and hold each event against what must be true of it."""
         for event in self.root.take():
-            if isinstance(event, Settled):
+            if isinstance(event, SettledRound):
                 assert event.round not in self.closed, "a round settled twice"
                 self.closed[event.round] = event
                 assert event.code != OK or event.contributors
@@ -161,10 +168,10 @@ class TreeCourse(RuleBasedStateMachine):
                 wire.hear(event)
         for place, wire in enumerate(self.wires):
             for event in wire.relay.take():
-                if isinstance(event, Settled):
+                if isinstance(event, SettledRound):
                     self.hold(place, event)
 
-    def hold(self, place: int, event: Settled) -> None:
+    def hold(self, place: int, event: SettledRound) -> None:
         """A total below is the one that was closed above, with everybody in it who believes so."""
         assert (place, event.round) not in self.told, "a round was told twice"
         self.told[place, event.round] = event
@@ -174,12 +181,12 @@ class TreeCourse(RuleBasedStateMachine):
             return
         above = self.closed[event.round]
         assert above.code == OK, "a total that the group above did not close"
-        assert event.receipt.contributors == above.contributors
-        assert event.receipt.epoch == above.epoch
+        assert event.participants.contributors == above.contributors
+        assert event.participants.epoch == above.epoch
         mine = set(range(PLACES[place][0], PLACES[place][1] + 1))
         assert set(event.contributors) == mine.intersection(above.contributors)
 
-    def leaf(self, pick: int) -> tuple[RelayGroup, Worker] | None:
+    def leaf(self, pick: int) -> tuple[RelayGroup, WorkerRecord] | None:
         """One of the peers that are there."""
         leaves = [(wire.relay, worker) for wire in self.wires for worker in wire.relay.membership.workers.values()]
         return leaves[pick % len(leaves)] if leaves else None
@@ -189,8 +196,8 @@ class TreeCourse(RuleBasedStateMachine):
         """A peer joins a relay."""
         relay = self.wires[place].relay
         mark = f"{place} {relay.membership.numbers}"
-        worker = relay.join([Wish()], name="w", bearer=mark, request=mark, insist=False, now=self.now)
-        if isinstance(worker, Worker):
+        worker = relay.join([PeerRequest()], name="w", bearer=mark, request=mark, insist=False, now=self.now)
+        if isinstance(worker, WorkerRecord):
             relay.attach(worker.number, self.now)
         self.observe()
 

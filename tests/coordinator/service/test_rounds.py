@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.service.rounds import Publication, Rounds, Settled
+from coordinator.service.rounds import Publication, Rounds, SettledRound
 from protos.consensus_pb2 import (
     BATCH_MISMATCH,
     DUPLICATE,
@@ -176,4 +176,4 @@ def test_settled_rounds_survive_being_kept() -> None:
     rounds.offer(publication(2, leaving=True), 1.5)
     settled = rounds.settle(1.5)
     assert settled is not None
-    assert Settled.from_kept(settled.as_kept()) == settled
+    assert SettledRound.from_json(settled.as_json()) == settled

@@ -7,33 +7,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.service.aggregate import Outcome
+from coordinator.service.aggregate import Aggregation
 from coordinator.service.group import Group
-from coordinator.service.rounds import Settled
-from coordinator.service.store import FILE, Store
+from coordinator.service.rounds import SettledRound
+from coordinator.service.store import FILE, StateStore
 from peers.common.errors import RunFolderError
 from protos.consensus_pb2 import FLOAT32, OK, TOTAL
 from protos.tensors import Float32, to_wire
 from tests.coordinator.service.settled import BATCH, settings
 
-SETTLED = Settled(3, 1, {1: (0,), 2: (1,)}, OK, "", BATCH, {1: OK, 2: OK}, {1: 11, 2: 12}, (0, 1))
-OUTCOME = Outcome(SETTLED, TOTAL, b"d" * 16, FLOAT32, {-1: bytes(range(256)) * 500})
+SETTLED = SettledRound(3, 1, {1: (0,), 2: (1,)}, OK, "", BATCH, {1: OK, 2: OK}, {1: 11, 2: 12}, (0, 1))
+OUTCOME = Aggregation(SETTLED, TOTAL, b"d" * 16, FLOAT32, {-1: bytes(range(256)) * 500})
 
 
 def filled(folder: Path) -> None:
     """A store with a settled round."""
-    store = Store(str(folder), "run", "digest")
+    store = StateStore(str(folder), "run", "digest")
     assert store.load() is None, "a new run"
     group = Group(settings(), 0.0)
     group.rounds.last = SETTLED
-    store.save(group.course(), group.roll(), {"data": "x"}, OUTCOME, {0: b"{}"})
+    store.save(group.progress_state(), group.membership_state(), {"data": "x"}, OUTCOME, {0: b"{}"})
     store.close()
 
 
 def test_what_was_kept_comes_back(tmp_path: Path) -> None:
     """Course, members, agreement, reports, and the last result with its bytes."""
     filled(tmp_path)
-    store = Store(str(tmp_path), "run", "digest")
+    store = StateStore(str(tmp_path), "run", "digest")
     kept = store.load()
     store.close()
     assert kept is not None
@@ -47,8 +47,8 @@ def test_what_was_kept_comes_back(tmp_path: Path) -> None:
 def test_only_the_last_result_is_kept(tmp_path: Path) -> None:
     """A later round replaces the one before: the file does not grow with the rounds."""
     filled(tmp_path)
-    store = Store(str(tmp_path), "run", "digest")
-    course = Group(settings(), 0.0).course()
+    store = StateStore(str(tmp_path), "run", "digest")
+    course = Group(settings(), 0.0).progress_state()
     for _ in range(20):
         store.save(course, outcome=OUTCOME)
     store.close()
@@ -58,22 +58,24 @@ def test_only_the_last_result_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("between", [0, 1, 2, 3])
 def test_the_newest_result_is_not_overwritten_by_the_next(tmp_path: Path, between: int) -> None:
     """Whatever was saved in between, others' comings and goings: somebody may still be told of it."""
-    store = Store(str(tmp_path), "run", "digest")
+    store = StateStore(str(tmp_path), "run", "digest")
     assert store.load() is None
     group = Group(settings(), 0.0)
-    store.save(group.course(), group.roll(), {})
+    store.save(group.progress_state(), group.membership_state(), {})
     group.rounds.last = SETTLED
     before: Float32 | None = None
     for value in range(1, 7):
         made = store.room((4, 8))
         made[:] = value
         assert before is None or (before == value - 1).all()
-        store.save(group.course(), outcome=Outcome(SETTLED, TOTAL, b"", FLOAT32, {-1: to_wire(made, FLOAT32)}))
+        store.save(
+            group.progress_state(), outcome=Aggregation(SETTLED, TOTAL, b"", FLOAT32, {-1: to_wire(made, FLOAT32)})
+        )
         for _ in range(between):
-            store.save(group.course(), group.roll(), {})
+            store.save(group.progress_state(), group.membership_state(), {})
         before = made
     store.close()
-    again = Store(str(tmp_path), "run", "digest")
+    again = StateStore(str(tmp_path), "run", "digest")
     kept = again.load()
     again.close()
     assert kept is not None
@@ -87,7 +89,7 @@ def test_another_runs_store_is_refused(tmp_path: Path) -> None:
     before = (tmp_path / FILE).read_bytes()
     for run, digest, text in (("other", "digest", "run_id is run, expected other"), ("run", "x", "settings is digest")):
         with pytest.raises(RunFolderError, match=text):
-            Store(str(tmp_path), run, digest)
+            StateStore(str(tmp_path), run, digest)
     assert (tmp_path / FILE).read_bytes() == before
 
 
@@ -112,22 +114,22 @@ def test_a_damaged_store_is_named_and_nothing_begins_anew(tmp_path: Path, how: s
     filled(tmp_path)
     damage(tmp_path / FILE, how)
     with pytest.raises(RunFolderError, match="damaged") as caught:
-        Store(str(tmp_path), "run", "digest").load()
+        StateStore(str(tmp_path), "run", "digest").load()
     assert caught.value.exit_code == 2
     assert "nothing is begun anew" in str(caught.value)
 
 
 def test_two_coordinators_cannot_share_a_state_folder(tmp_path: Path) -> None:
     """The second is told that the folder is in use."""
-    store = Store(str(tmp_path), "run", "digest")
+    store = StateStore(str(tmp_path), "run", "digest")
     with pytest.raises(RunFolderError, match="in use by another coordinator"):
-        Store(str(tmp_path), "run", "digest")
+        StateStore(str(tmp_path), "run", "digest")
     store.close()
-    Store(str(tmp_path), "run", "digest").close()
+    StateStore(str(tmp_path), "run", "digest").close()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """A file stands where the folder should be."""
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot be used"):
-        Store(str(tmp_path / "file" / "state"), "run", "digest")
+        StateStore(str(tmp_path / "file" / "state"), "run", "digest")

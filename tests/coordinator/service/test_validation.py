@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.service.validation import Admitted, Refusal, admit
+from coordinator.service.validation import Refusal, ValidPublication, validate
 from peers.method.target_selection import Rule
 from protos.consensus_pb2 import (
     BFLOAT16,
@@ -47,10 +47,10 @@ def spoiled(value: float) -> Any:
 
 def test_a_good_publication_passes() -> None:
     """Its tensors come out as they went in, and its checksum tells it from another, by the id."""
-    one, again, two = (admit(frame(id=number), 5, [1], settings()) for number in (3, 3, 4))
-    assert isinstance(one, Admitted)
-    assert isinstance(again, Admitted)
-    assert isinstance(two, Admitted)
+    one, again, two = (validate(frame(id=number), 5, [1], settings()) for number in (3, 3, 4))
+    assert isinstance(one, ValidPublication)
+    assert isinstance(again, ValidPublication)
+    assert isinstance(two, ValidPublication)
     assert np.array_equal(one.blocks[0].values, GOOD)
     assert one.publication.worker == 5
     assert one.publication.checksum == again.publication.checksum != two.publication.checksum
@@ -76,7 +76,7 @@ def test_a_good_publication_passes() -> None:
 )
 def test_what_fails_is_refused_by_name(bad: Frame, code: int, text: str) -> None:
     """NaN, infinity, norms, shapes, types, foreign peers and nonsense, each with its sentence."""
-    refusal = admit(bad, 5, [1], settings(wires=("float32",)))
+    refusal = validate(bad, 5, [1], settings(wires=("float32",)))
     assert isinstance(refusal, Refusal)
     assert refusal.code == code
     assert text in refusal.text
@@ -85,19 +85,19 @@ def test_what_fails_is_refused_by_name(bad: Frame, code: int, text: str) -> None
 def test_several_peers_publish_one_sum_or_each_its_own() -> None:
     """Rules on the sum take a partial sum, float32, standing at the lowest contributor; others take each tensor."""
     two = np.concatenate([GOOD, 2 * GOOD])
-    partial = admit(frame(peers=(2, 3), abstains=[1], partial_sum=True), 5, [1, 2, 3], settings())
-    assert isinstance(partial, Admitted)
+    partial = validate(frame(peers=(2, 3), abstains=[1], partial_sum=True), 5, [1, 2, 3], settings())
+    assert isinstance(partial, ValidPublication)
     assert [block.peer for block in partial.blocks] == [2]
     each = Frame(frame(peers=(2, 3)).header, to_wire(two, FLOAT32))
     roles = settings(rule=Rule("roles", 0))
-    separate = admit(each, 5, [2, 3], roles)
-    assert isinstance(separate, Admitted)
+    separate = validate(each, 5, [2, 3], roles)
+    assert isinstance(separate, ValidPublication)
     assert [float(block.values[0, 0]) for block in separate.blocks] == [1.0, 2.0]
     for wrong, rule in ((frame(peers=(2, 3)), "mean"), (frame(peers=(2, 3), partial_sum=True), "roles")):
-        refusal = admit(wrong, 5, [2, 3], settings(rule=Rule(rule, 0)))
+        refusal = validate(wrong, 5, [2, 3], settings(rule=Rule(rule, 0)))
         assert isinstance(refusal, Refusal)
         assert refusal.code == MALFORMED
-    narrow = admit(frame(peers=(2, 3), partial_sum=True, dtype=BFLOAT16), 5, [2, 3], settings())
+    narrow = validate(frame(peers=(2, 3), partial_sum=True, dtype=BFLOAT16), 5, [2, 3], settings())
     assert isinstance(narrow, Refusal)
     assert narrow.code == WRONG_DTYPE
 
@@ -106,13 +106,13 @@ def test_a_partial_sum_may_have_the_norm_of_its_peers() -> None:
     """The bound is for one peer's outputs; the sum of two may be twice as long."""
     bounded = settings(norm_bound=1.5)
     double = 2 * GOOD
-    assert isinstance(admit(frame(double), 5, [1], bounded), Refusal)
-    assert isinstance(admit(frame(double, peers=(1, 2), partial_sum=True), 5, [1, 2], bounded), Admitted)
+    assert isinstance(validate(frame(double), 5, [1], bounded), Refusal)
+    assert isinstance(validate(frame(double, peers=(1, 2), partial_sum=True), 5, [1, 2], bounded), ValidPublication)
 
 
 def test_abstaining_needs_no_tensor() -> None:
     """A worker whose peers all abstain sends a header alone."""
     said = Publish(round=0, epoch=1, batch=BATCH, abstains=[1])
-    admitted = admit(Frame(FrameHeader(publish=said)), 5, [1], settings())
-    assert isinstance(admitted, Admitted)
+    admitted = validate(Frame(FrameHeader(publish=said)), 5, [1], settings())
+    assert isinstance(admitted, ValidPublication)
     assert (admitted.blocks, admitted.publication.abstains) == ((), (1,))

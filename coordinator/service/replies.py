@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from coordinator.service.aggregate import Outcome
+from coordinator.service.aggregate import Aggregation
 from coordinator.service.group import Group
 from coordinator.service.rounds import OpenRound
 from coordinator.service.settings import ServiceSettings
@@ -16,7 +16,7 @@ from protos.frames import Buffer, encode, messages
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReplyFrame:
     """One frame for a worker.
 
     Attributes:
@@ -70,17 +70,19 @@ class Answer:
         return header
 
 
-def opened(current: OpenRound) -> Answer:
+def opened(current: OpenRound) -> ReplyFrame:
     """A round is open."""
-    return Answer(FrameHeader(opened=_next_of(current)))
+    return ReplyFrame(FrameHeader(opened=_next_of(current)))
 
 
-def reply(code: ReplyCode, text: str, round_: int = 0, following: Next | None = None, *, last: bool = False) -> Answer:
+def reply(
+    code: ReplyCode, text: str, round_: int = 0, following: Next | None = None, *, last: bool = False
+) -> ReplyFrame:
     """Anything that is no result."""
-    return Answer(FrameHeader(reply=Reply(code=code, text=text, round=round_, next=following)), last=last)
+    return ReplyFrame(FrameHeader(reply=Reply(code=code, text=text, round=round_, next=following)), last=last)
 
 
-def late(group: Group, worker: int, round_: int) -> Answer:
+def late(group: Group, worker: int, round_: int) -> ReplyFrame:
     """The round closed without the worker."""
     return reply(LATE, f"round {round_} closed without this publication", round_, following_of(group, worker))
 
@@ -96,7 +98,7 @@ def _goes_on_with(group: Group, worker: int) -> OpenRound | None:
     return current if current is not None and worker in current.present else None
 
 
-class Results:
+class RoundReplies:
     """The answers that a settled round gives; total and aggregate are one object for all workers.
 
     Args:
@@ -104,12 +106,12 @@ class Results:
         outcome: the round.
     """
 
-    def __init__(self, settings: ServiceSettings, outcome: Outcome) -> None:
+    def __init__(self, settings: ServiceSettings, outcome: Aggregation) -> None:
         self._settings = settings
         self._outcome = outcome
-        self._shared: dict[tuple[int, int], Answer] = {}
+        self._shared: dict[tuple[int, int], ReplyFrame] = {}
 
-    def answer(self, group: Group, worker: int, peers: Sequence[int]) -> Answer:
+    def answer(self, group: Group, worker: int, peers: Sequence[int]) -> ReplyFrame:
         """For one worker that published, which hosts `peers`."""
         settled = self._outcome.settled
         code = settled.answers[worker]
@@ -123,15 +125,15 @@ class Results:
             self._shared[key] = self._make(following_of(group, worker), [-1])
         return self._shared[key]
 
-    def _members(self, peers: Sequence[int], following: Next) -> Answer:
+    def _members(self, peers: Sequence[int], following: Next) -> ReplyFrame:
         settled = self._outcome.settled
         sources = self._settings.rule.sources(settled.round, settled.ids)
         wanted = {source for peer in peers for source in sources.get(peer, ())}
         return self._make(following, sorted(wanted.intersection(settled.contributors).difference(peers)))
 
-    def _make(self, following: Next, keys: Sequence[int]) -> Answer:
+    def _make(self, following: Next, keys: Sequence[int]) -> ReplyFrame:
         settled, outcome = self._outcome.settled, self._outcome
-        told = settled.receipt
+        told = settled.participants
         rows, columns = self._settings.shape
         result = Result(
             round=settled.round,
@@ -146,7 +148,7 @@ class Results:
         )
         header = FrameHeader(result=result, dtype=outcome.dtype or FLOAT32, rows=rows, columns=columns)
         common = outcome.content != MEMBERS and following.epoch > 0
-        return Answer(header, tuple(outcome.tensors[key] for key in keys), common=common)
+        return ReplyFrame(header, tuple(outcome.tensors[key] for key in keys), common=common)
 
 
 def _next_of(current: OpenRound) -> Next:
