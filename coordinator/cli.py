@@ -196,12 +196,15 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from coordinator import logs
     from coordinator.service import one_core
 
     logs.set_up(options.log_level, as_json=options.log_json)  # before gRPC is imported
     one_core()
-    from coordinator.service.from_config import places_of, settings_of
+    from coordinator.service.from_config import settings_of
+    from coordinator.service.relay.start import peer_ids_of, serve_relay
     from coordinator.service.server import serve
     from peers.config import loading as configfile
     from peers.config.credentials import access
@@ -210,11 +213,14 @@ def _serve(options: argparse.Namespace) -> int:
     end_with_parent()
     try:
         config = configfile.load(options.config, options.set)
-        places = places_of(options.upstream, options.peers)
-        upstream = access(config, options.upstream) if places else None
-        settings = settings_of(config, bind=options.bind, state=options.state, places=places)
+        ids = peer_ids_of(options.upstream, options.peers)
+        settings = settings_of(config, bind=options.bind, state=options.state)
         logs.set_up(options.log_level, as_json=options.log_json, run=settings.run_id)
-        return serve(settings, options.address_file, upstream)
+        if ids is None:
+            return serve(settings, options.address_file)
+        state = options.state or f"{settings.state}-{ids[0]}-{ids[1]}"
+        upstream = access(config, options.upstream)
+        return serve_relay(replace(settings, peer_ids=ids, state=state), upstream, options.address_file)
     except PeersError as exc:
         if not options.log_json:
             raise

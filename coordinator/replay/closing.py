@@ -1,4 +1,4 @@
-"""What a round gave to its members, made again from their outputs: sums in the same order, and the digest."""
+"""Closing of a replayed round: the same sums in the same order, and the digest."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def replay_round(round_: Round, outputs: Mapping[int, Tensor], hosted: Blocks, r
         aggregate = torch.from_numpy(robust([z.numpy() for z in sent.values()], cut))
     one = total if total is not None else aggregate
     parts = [one] if one is not None else list(sent.values())
-    made = digest([to_wire(part.numpy(), FLOAT32) for part in parts]).hex() if elastic else None
-    return ReplayedRound(round_, tuple(sent), sent, total, aggregate, sources, made)
+    total_digest = digest([to_wire(part.numpy(), FLOAT32) for part in parts]).hex() if elastic else None
+    return ReplayedRound(round_, tuple(sent), sent, total, aggregate, sources, total_digest)
 
 
 def _total(sent: Mapping[int, Tensor], hosted: Blocks, relayed: Blocks) -> Tensor:

@@ -1,4 +1,4 @@
-"""`coordinator replay`: runs a run again, with a bar while it does, and prints what was compared and what differs."""
+"""Command `coordinator replay`: runs the replay with a progress bar and prints what differs."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ def run(folder: str, state: str | None, *, as_json: bool, console: Console) -> i
     columns = (TextColumn("round"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
         task = bar.add_task("replay", total=None)
-        found = replay(
+        replayed = replay(
             Path(folder),
             Path(state) if state is not None else None,
             progress=lambda done, rounds: bar.update(task, completed=done, total=rounds),
         )
     if as_json:
-        sys.stdout.write(json.dumps(found.as_json()) + "\n")
+        sys.stdout.write(json.dumps(replayed.as_json()) + "\n")
     else:
-        _show(found, console)
-    return 0 if found.equal else 1
+        _show(replayed, console)
+    return 0 if replayed.equal else 1
 
 
-def _show(found: Replayed, console: Console) -> None:
+def _show(replayed: Replayed, console: Console) -> None:
     table = Table("replayed", "", "compared", "")
-    table.add_row("rounds closed", str(found.rounds), "receipts", str(found.receipts))
-    table.add_row("rounds void", str(found.voided), "checkpoints", str(found.checkpoints))
-    table.add_row("lives", str(found.lives), "peers", ", ".join(map(str, found.peers)) or "none")
+    table.add_row("rounds closed", str(replayed.rounds), "receipts", str(replayed.receipts))
+    table.add_row("rounds void", str(replayed.voided), "checkpoints", str(replayed.checkpoints))
+    table.add_row("lives", str(replayed.lives), "peers", ", ".join(map(str, replayed.peers)) or "none")
     console.print(table)
-    for doubt in found.doubts:
+    for doubt in replayed.doubts:
         console.print(f"note: {doubt}", soft_wrap=True)
-    if found.equal:
+    if replayed.equal:
         console.print(
             "equal: all receipts, and all weights, buffers and optimizer states that were kept, bit for bit",
             soft_wrap=True,
         )
         return
-    console.print(f"{len(found.differences)} differences, the first of them:", soft_wrap=True)
-    for difference in found.differences[:SHOWN]:
+    console.print(f"{len(replayed.differences)} differences, the first of them:", soft_wrap=True)
+    for difference in replayed.differences[:SHOWN]:
         console.print(f"  {difference}", soft_wrap=True)

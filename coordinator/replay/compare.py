@@ -1,4 +1,4 @@
-"""A peer and a checkpoint that it is to be equal to, bit for bit: weights, buffers, optimizer state, counts."""
+"""Comparison of a replayed peer with its checkpoint, bit for bit: weights, buffers, optimizer state, counts."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _differences(peer: Peer, checkpoints: Checkpoints, round_: int) -> Iterator[
         if name not in tensors or name not in saved:
             here, there = ("there" if name in each else "missing" for each in (tensors, saved))
             yield differs(f"{name} of its checkpoint", there, here)
-        elif (told := _unequal(saved[name], tensors[name])) is not None:
-            yield differs(f"{name}{told[0]} of its checkpoint", *told[1:])
+        elif (difference := _unequal(saved[name], tensors[name])) is not None:
+            yield differs(f"{name}{difference[0]} of its checkpoint", *difference[1:])
     for name, value in _as_json(counts).items():
         if record.get(name) != value:
             yield differs(f"{name} of its checkpoint", record.get(name), value)

@@ -1,4 +1,4 @@
-"""Which rounds a run had, and who took part: from the coordinator's journal, or for a fixed group from its length."""
+"""Rounds of a run and who took part: from the coordinator's journal, or for a fixed group from its length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lives of all peers, cut to the stretches of rounds that they took part in, and where each began.
+"""Lives of all peers, cut into segments by the sequences of rounds that they took part in.
 
 A life says where it entered: round, membership epoch, and the incarnation that it was admitted as. That leads to its
 stretch. One that was expelled and joined again goes on with what it has in memory, perhaps in a later stretch.
@@ -54,8 +54,8 @@ class Lives:
 
     def of(self, stretch: int) -> list[LifeSegment]:
         """The parts in a stretch, by their first round; of one peer in the order in which they were lived."""
-        found = [part for parts in self.parts.values() for part in parts if part.stretch == stretch]
-        return sorted(found, key=lambda part: part.first)
+        segments = [part for parts in self.parts.values() for part in parts if part.stretch == stretch]
+        return sorted(segments, key=lambda part: part.first)
 
     def source(self, part: LifeSegment) -> tuple[LifeSegment, int] | None:
         """Whose state a part began with, and after how many rounds; None: as its incarnation was initialized."""

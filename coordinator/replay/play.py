@@ -1,4 +1,4 @@
-"""Goes through the rounds of a run once more: every forward pass and every step, all peers in one process.
+"""Execution of a replay: every forward pass and every step of a run, all peers in one process.
 
 A life acts in a round that its journal says it missed (forward, no step), and in every round that closed while it was a
 member and its last forward pass was in an earlier one. It goes on until the coordinator does not list it any more, or
@@ -96,8 +96,8 @@ class RunReplayer:
         """Have the peer compared with its checkpoint of a round, once it is there."""
         source = self.lives.saved(peer, round_)
         if source is None:  # it was saved before it had made a step
-            made = self._initial(peer, self.lives.parts[peer][-1].life.incarnation)
-            self._note(compare(made, self.grounds.checkpoints(self.config, peer), 0))
+            initial = self._initial(peer, self.lives.parts[peer][-1].life.incarnation)
+            self._note(compare(initial, self.grounds.checkpoints(self.config, peer), 0))
             return
         self._checks[source] = round_
         self._ahead[source[0]].append(round_)
@@ -175,10 +175,10 @@ class RunReplayer:
         outputs: dict[int, Tensor] = {}
         for actor in acting:
             assert images is not None  # noqa: S101  # somebody acts
-            made = self._forward(actor, images)
-            made = None if made is None else self.altered(round_.number, actor.peer.id, made)
-            if made is not None:
-                outputs[actor.peer.id] = made
+            output = self._forward(actor, images)
+            published = None if output is None else self.altered(round_.number, actor.peer.id, output)
+            if published is not None:
+                outputs[actor.peer.id] = published
         closed = None if round_.void else self._close(round_, outputs)
         for actor in acting:
             if actor.missed(round_.number) is not None:
@@ -234,17 +234,19 @@ class RunReplayer:
                 self._receipt(round_, block[0], digest, receipt_of(closed.consensus(block)).digest, contributors)
         return closed
 
-    def _receipt(self, round_: Round, peer: int | None, due: str, made: str, contributors: Sequence[int]) -> None:
+    def _receipt(
+        self, round_: Round, peer: int | None, expected: str, digest: str, contributors: Sequence[int]
+    ) -> None:
         self.compared += 1
-        if due != made:
+        if expected != digest:
             what = f"the digest of the receipt of contributors {', '.join(map(str, contributors))}"
-            self._note(Difference(round_.number, peer, what, due, made))
+            self._note(Difference(round_.number, peer, what, expected, digest))
 
     def _step(self, actor: ReplayedPeer, closed: ReplayedRound) -> None:
         consensus, peer = closed.consensus(actor.part.life.terms.hosted), actor.peer
         try:
             if peer.selection.due(closed.round.number):
-                peer.look(consensus, lambda it: self.grounds.judge.live(it.network))
+                peer.look(consensus, lambda student: self.grounds.judge.live(student.network))
             peer.step(consensus)
         except DivergedError:
             self._end(actor)

@@ -1,4 +1,4 @@
-"""What a replay found."""
+"""Result of a replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run once more, from its folder, its coordinator's journal and its seeds: does it come to the same weights?"""
+"""Replay of a run as one call: reads the folder, the journals and seeds, replays, compares."""
 
 from __future__ import annotations
 
@@ -125,16 +125,16 @@ def _journals(folder: RunFolder) -> dict[int, list[Life]]:
         RunFolderError: nobody has one, or one that has checkpoints does not.
     """
     paths = sorted(folder.journal(0).parent.glob("peer-*.jsonl"))
-    found = {int(path.stem.removeprefix("peer-")): path for path in paths}
+    journals = {int(path.stem.removeprefix("peer-")): path for path in paths}
     saved = {int(path.parent.name.removeprefix("peer-")) for path in folder.path.glob("checkpoints/peer-*/latest")}
-    missing = sorted(saved - found.keys())
-    if not found or missing:
+    missing = sorted(saved - journals.keys())
+    if not journals or missing:
         whose = f"the peers {missing}" if missing else "any peer"
         raise RunFolderError(
             f"{folder.journal(0).parent} has no journal of {whose}: the run was made by a version without journals, or "
             f"its workers keep their files on other hosts; copy them here"
         )
-    return {peer: read(path) for peer, path in found.items()}
+    return {peer: read(path) for peer, path in journals.items()}
 
 
 def _doubts(journals: Mapping[int, list[Life]]) -> tuple[str, ...]:

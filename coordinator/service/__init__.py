@@ -1,8 +1,9 @@
-"""The coordinator: forms the group, closes rounds, returns consensus. Imports neither torch nor pydantic.
+"""The coordinator service: forms the group, closes rounds, returns the consensus. Imports neither torch nor pydantic.
 
-Pure machines, which know no clock and no socket, are `rounds`, `membership` and, over both, `group`. Numbers are in
-`admission` (the gate) and `aggregate` (sums, medians). `hub` drives the machines; `store` keeps what must survive the
-coordinator's own death; `streams` and `servicer` are gRPC's side; `server` is the process; `settings` what it was told.
+State machines without clock and socket are `rounds`, `membership` and, over both, `group`; `hub` drives them.
+Arithmetic is in `validation` (of publications) and `aggregate` (sums, medians). `store` keeps what must survive the
+own death; `streams` and `servicer` are gRPC's side; `server` is the process; `settings` are the operator's decisions.
+A relay, in `relay`, hands its own hub to the server; nothing else here knows of relays.
 """
 
 import os

@@ -34,10 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
         settings = ServiceSettings.from_json(values)
         set_up(given.log_level, as_json=given.log_json, run=settings.run_id, text=TEXT)
         from coordinator.service.server import serve  # imports gRPC, after the log is set up
+
+        if not given.upstream:
+            return serve(settings, given.address_file)
+        from coordinator.service.relay.start import serve_relay
         from peers.transport.access import Access
 
-        upstream = Access(given.upstream, token=settings.token) if given.upstream else None
-        return serve(settings, given.address_file, upstream)
+        return serve_relay(settings, Access(given.upstream, token=settings.token), given.address_file)
     except PeersError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return exc.exit_code

@@ -1,4 +1,4 @@
-"""Where peers are told that a coordinator is: not always where it is bound.
+"""Address of the coordinator that peers are told, which is not always the one that it is bound to.
 
 A name that leads peers astray is an error at the start, and not a minute later on each of them.
 """
@@ -66,24 +66,24 @@ def advertised(settings: ServiceSettings) -> Advertised:
     return Advertised(own)
 
 
-def advertise_problem(told: str, bind: str) -> Trouble | None:
+def advertise_problem(address: str, bind: str) -> Trouble | None:
     """Why peers who are told this do not find a coordinator that is bound there.
 
     Args:
-        told: HOST or HOST:PORT.
+        address: HOST or HOST:PORT.
         bind: HOST:PORT.
     """
-    what = f"coordinator.advertise = {told!r}"
+    what = f"coordinator.advertise = {address!r}"
     try:
-        host, _ = host_and_port(told)
-        found = addresses(host)
+        host, _ = host_and_port(address)
+        resolved = addresses(host)
     except OSError as exc:
         text = f"{what} does not resolve: {exc.strerror or exc}"
         return Trouble(text, "name this machine as its peers know it, or give its address")
     except ValueError as exc:
         return Trouble(f"coordinator.advertise = {exc}", "name this machine as its peers know it")
-    if loopback(found) and not stays_here(host_in(bind)):
-        text = f"{what} is {', '.join(found)}: peers elsewhere would look on their own machine"
+    if loopback(resolved) and not stays_here(host_in(bind)):
+        text = f"{what} is {', '.join(resolved)}: peers elsewhere would look on their own machine"
         remedy = "give the address of an interface that peers reach, or mend /etc/hosts (Debian has the host's own name"
         return Trouble(text, f"{remedy} at 127.0.1.1 there)")
     return None

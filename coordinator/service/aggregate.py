@@ -1,4 +1,4 @@
-"""Consensus as numbers: sums in the order of peer ids, medians, trimmed means, receipts. numpy only.
+"""Aggregation of a round's outputs: sums in the order of peer ids, medians, trimmed means, digests. numpy only.
 
 Sums are float32 and do not depend on arrival: they follow a binary tree over peer ids, as `tree_sum` of
 `peers.common.summation` defines it. A node is added as soon as both of its sides are complete, so most of the work is
@@ -167,7 +167,7 @@ class Aggregator:
             tree.skip(peer for peer in others if peer not in here)
 
     def partial(self, batch: bytes) -> Float32 | None:
-        """The sum of what came for a batch, for a relay to hand up; None if nothing did. Nothing more may be added."""
+        """The sum of what came for a batch; None if nothing did. Nothing more may be added."""
         tree = self._trees.get(batch)
         return None if tree is None else tree.finish()
 
@@ -217,18 +217,18 @@ def _middle(count: int, cut: int | None) -> slice:
 
 def digest(parts: Iterable[Buffer]) -> bytes:
     """XXH3-128 of bytes that follow each other: it tells totals apart, it does not stand against forgery."""
-    made = xxhash.xxh3_128()
+    total_digest = xxhash.xxh3_128()
     for part in parts:
-        made.update(part)
-    return made.digest()
+        total_digest.update(part)
+    return total_digest.digest()
 
 
 def _single(settled: SettledRound, content: Content, values: Float32 | None) -> Aggregation:
     if values is None:
         raise ValueError(f"round {settled.round} has contributors, but none of their outputs")
     data = to_wire(values, FLOAT32)  # a view: nobody changes the values any more
-    made = digest([data])
-    return Aggregation(settled, content, made, FLOAT32, {-1: data}, made)
+    total_digest = digest([data])
+    return Aggregation(settled, content, total_digest, FLOAT32, {-1: data}, total_digest)
 
 
 def _as(block: PeerTensor, dtype: WireDtype) -> Buffer:

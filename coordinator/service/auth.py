@@ -1,6 +1,7 @@
-"""Who may call: the group's token, or the bearer of one worker. Strangers learn nothing, the operator's log the reason.
+"""Authentication of calls: the group's token, or the bearer of one worker. Strangers learn nothing.
 
-The check runs before a request is read. Secrets are compared in constant time and never logged.
+The operator's log gets the reason. The check runs before a request is read. Secrets are compared in constant time and
+never logged.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ def secret_of(metadata: Any) -> str | None:
 
 def caller(hub: Hub, context: Any) -> WorkerRecord | DepartedWorker:
     """The worker that a call speaks for; the interceptor has let it pass."""
-    found = hub.known(secret_of(context.invocation_metadata()) or "")
-    if found is None:
+    worker = hub.known(secret_of(context.invocation_metadata()) or "")
+    if worker is None:
         raise LookupError("its bearer was forgotten between the check and the call")
-    return found
+    return worker
 
 
 class Gatekeeper(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types, so its classes are Any
@@ -85,8 +86,8 @@ def _refusing(handler: Any, method: str, reason: str, *, loud: bool) -> Any:
 
     async def refuse(_request: Any, context: Any) -> None:
         level = logging.WARNING if loud else logging.DEBUG
-        told = {"code": grpc.StatusCode.UNAUTHENTICATED.name}
-        logger.log(level, "call of %s from %s refused: %s", method, context.peer(), reason, extra=told)
+        details = {"code": grpc.StatusCode.UNAUTHENTICATED.name}
+        logger.log(level, "call of %s from %s refused: %s", method, context.peer(), reason, extra=details)
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "")
 
     if handler.request_streaming:

@@ -1,4 +1,4 @@
-"""From the configuration of a run to the settings of its coordinator, without torch and without images."""
+"""Settings of a coordinator from the configuration of its run, without torch and without images."""
 
 from __future__ import annotations
 
@@ -15,16 +15,13 @@ from peers.runs.run_folder import RunFolder, run_name
 from peers.worker.placement import DEFAULT_PEERS
 
 
-def settings_of(
-    config: Config, *, bind: str | None = None, state: str | None = None, places: tuple[int, int] | None = None
-) -> ServiceSettings:
+def settings_of(config: Config, *, bind: str | None = None, state: str | None = None) -> ServiceSettings:
     """The settings of a run's coordinator.
 
     Args:
         config: of the run; open peers are settled as for a launch.
         bind: HOST:PORT instead of the configuration's.
         state: folder instead of the configuration's.
-        places: first and last peer id of a relay; its state is beside that of the whole group's coordinator.
 
     Raises:
         ConfigError: what the coordinator needs cannot be known from the configuration, or makes no service.
@@ -41,12 +38,9 @@ def settings_of(
     if certs is not None:
         ca = str(Path(certs) / "ca.pem") if config.security.mutual else None
         tls = Tls(str(Path(certs) / "server.pem"), str(Path(certs) / "server.key"), ca)
-    folder = RunFolder.of(config).coordinator_state(config)
-    if places is not None:
-        folder = folder.with_name(f"{folder.name}-{places[0]}-{places[1]}")
     return ServiceSettings(
         run_id=run_name(config),
-        state=state or str(folder),
+        state=state or str(RunFolder.of(config).coordinator_state(config)),
         rule=Rule.of(config.consensus, config.run.seed),
         rounds=rounds,
         shape=(config.data.batch, common_width(config)),
@@ -71,26 +65,4 @@ def settings_of(
         shared_memory=times.shared_memory,
         norm_bound=asked.norm_bound,
         max_peers=max(asked.max_peers, config.group.peers or DEFAULT_PEERS),
-        places=places,
     )
-
-
-def places_of(upstream: str | None, peers: str | None) -> tuple[int, int] | None:
-    """The peer ids that a relay answers for; None where no coordinator above is named.
-
-    Args:
-        upstream: HOST:PORT of the coordinator above.
-        peers: FIRST-LAST, or one id.
-
-    Raises:
-        ConfigError: one comes without the other, or the ids are no range.
-    """
-    if (upstream is None) != (peers is None):
-        given, missing = ("--upstream", "--peers FIRST-LAST") if peers is None else ("--peers", "--upstream ADDRESS")
-        raise ConfigError(f"{given} comes without {missing}: a relay needs both, another coordinator neither")
-    if peers is None:
-        return None
-    first, _, last = peers.partition("-")
-    if not first.isdecimal() or not (last or first).isdecimal() or int(first) > int(last or first):
-        raise ConfigError(f"--peers is {peers!r}: expected FIRST-LAST, for example 0-15, or one id")
-    return int(first), int(last or first)

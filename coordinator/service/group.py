@@ -1,4 +1,4 @@
-"""A run's whole course: rounds and membership together. Pure; every call carries the clock.
+"""State machine of a run: rounds and membership together. Pure; every call carries the clock.
 
     FORMING --enough peers have joined, or the join window ended with the minimum--> RUNNING
     RUNNING --fewer peers than the minimum are left--> WAITING --newcomers--> RUNNING
@@ -66,9 +66,7 @@ class Group:
     def __init__(self, settings: ServiceSettings, now: float) -> None:
         self._settings = settings
         self.rounds = Rounds(settings.min_peers, settings.quorum, settings.round_deadline)
-        self.membership = Membership(
-            settings.heartbeat, settings.max_peers, settings.max_refused, settings.max_missed, lowest=settings.ids.start
-        )
+        self.membership = Membership(settings.heartbeat, settings.ids, settings.max_refused, settings.max_missed)
         self.phase: Phase = FORMING
         self.text = ""
         self.since = now
@@ -120,11 +118,11 @@ class Group:
             self.refuse(number, now)
         return code
 
-    def unheld(self, worker: int, absent: Iterable[int], now: float) -> None:
-        """A relay says which of its peers nobody holds now; while a round is open its publications say so."""
+    def set_absent(self, worker: int, absent: Iterable[int], now: float) -> None:
+        """A worker says which of its ids no peer holds now; while a round is open its publications say so."""
         if worker in self.membership.workers and self.phase in (FORMING, WAITING):
-            it = self.membership.workers[worker]
-            it.absent = tuple(sorted(set(absent).intersection(it.peers)))
+            record = self.membership.workers[worker]
+            record.absent = tuple(sorted(set(absent).intersection(record.peers)))
             self._advance(now)
 
     def refuse(self, worker: int, now: float) -> None:
@@ -193,7 +191,7 @@ class Group:
                 self._end(COMPLETE, now)
                 return
         self.phase, self.since, self.text = RUNNING, now, ""
-        members, absent = self.membership.members(), self.membership.unheld()
+        members, absent = self.membership.members(), self.membership.absent()
         self.events.append(self.rounds.open(self.rounds.upcoming, self.membership.epoch, members, now, absent))
 
     def _start(self) -> None:
@@ -256,13 +254,13 @@ class Group:
 
     def membership_state(self) -> dict[str, Any]:
         """A JSON object of who belongs to the group; changes with `membership.version`."""
-        it = self.membership
+        membership = self.membership
         return {
-            "epoch": it.epoch,
-            "numbers": it.numbers,
-            "workers": [worker.as_json() for worker in it.workers.values()],
-            "gone": [vars(gone) for gone in it.gone.values()],
-            "incarnations": sorted(it.incarnations.items()),
+            "epoch": membership.epoch,
+            "numbers": membership.numbers,
+            "workers": [worker.as_json() for worker in membership.workers.values()],
+            "gone": [vars(gone) for gone in membership.gone.values()],
+            "incarnations": sorted(membership.incarnations.items()),
         }
 
     def restore(self, course: Mapping[str, Any], roll: Mapping[str, Any], now: float) -> None:
@@ -270,21 +268,23 @@ class Group:
 
         A run that ended before its last round (it was stopped, or left alone) forms anew.
         """
-        it = self.membership
-        it.epoch, it.numbers = roll["epoch"], roll["numbers"]
-        it.incarnations = dict(roll["incarnations"])
-        it.gone = {kept["number"]: DepartedWorker(**{**kept, "peers": tuple(kept["peers"])}) for kept in roll["gone"]}
+        membership = self.membership
+        membership.epoch, membership.numbers = roll["epoch"], roll["numbers"]
+        membership.incarnations = dict(roll["incarnations"])
+        membership.gone = {
+            kept["number"]: DepartedWorker(**{**kept, "peers": tuple(kept["peers"])}) for kept in roll["gone"]
+        }
         self.rounds.upcoming = course["upcoming"]
         self.rounds.last = SettledRound.from_json(course["last"]) if course["last"] else None
         phase = course["phase"]
         if phase == OVER and course["text"] != COMPLETE:
             return
-        it.workers = {kept["number"]: WorkerRecord.from_json(kept, now) for kept in roll["workers"]}
-        it.forgive(self._settings.heartbeat)  # one period more, to find the coordinator again
+        membership.workers = {kept["number"]: WorkerRecord.from_json(kept, now) for kept in roll["workers"]}
+        membership.forgive(self._settings.heartbeat)  # one period more, to find the coordinator again
         self.phase, self.text, self.since = phase, course["text"], now
         if course["open"]:
             round_, epoch, members = course["open"]
             hosted = {number: tuple(peers) for number, peers in members}
-            opened = self.rounds.open(round_, epoch, hosted, now, it.unheld())
-            opened.present.intersection_update(it.workers)
+            opened = self.rounds.open(round_, epoch, hosted, now, membership.absent())
+            opened.present.intersection_update(membership.workers)
             self.events.append(opened)

@@ -1,4 +1,4 @@
-"""Drives the pure machines: calls and the clock go in, answers come out.
+"""Driver of the state machines: calls and the clock go in, replies come out.
 
 Every step (a publication, a join, a tick) runs alone, under one lock: the machines change, what they decided is
 written to the store, and only then is anybody told. So whoever has heard of a round's end can rely on it, even if the
@@ -65,7 +65,7 @@ class Hub:
     """
 
     upstream = ""
-    """HOST:PORT of the coordinator above; a relay has one."""
+    """HOST:PORT of the coordinator that closes the rounds, where this one does not do so itself."""
 
     def __init__(
         self,
@@ -149,9 +149,9 @@ class Hub:
         """A worker goes, with the last words of its peers; `stays`: not yet, there are more of them."""
         await self._step(self._leave(worker, reports, stays))
 
-    async def unheld(self, worker: int, absent: Sequence[int]) -> None:
-        """A relay says which of its peers nobody holds now."""
-        await self._step(self._unheld(worker, absent))
+    async def set_absent(self, worker: int, absent: Sequence[int]) -> None:
+        """A worker says which of its ids no peer holds now."""
+        await self._step(self._set_absent(worker, absent))
 
     async def stop(self, reason: str) -> None:
         """End the run."""
@@ -199,8 +199,8 @@ class Hub:
             self.agreed = dict(self.settings.agreed)  # nobody is left of those who settled the rest
         refusal = check_join(request, self.settings, self.agreed)
         if refusal is not None:
-            told = {"code": ReplyCode.Name(refusal.code)}
-            logger.warning("join of %s refused: %s", request.name[:128], refusal.text, extra=told)
+            details = {"code": ReplyCode.Name(refusal.code)}
+            logger.warning("join of %s refused: %s", request.name[:128], refusal.text, extra=details)
             self.metrics.refused(refusal.code)
             return JoinReply(code=refusal.code, text=refusal.text)
         bearer = secrets.token_urlsafe(32)
@@ -216,21 +216,21 @@ class Hub:
             return JoinReply(code=worker[0], text=worker[1], retry_after=self.settings.heartbeat / 4)
         self.agreed.update(request.agreed)
         await self._flush()
-        told = {"round": self.group.rounds.upcoming, "peers": worker.peers, "worker": worker.number}
-        logger.info("worker %d (%s) joins with peers %s", worker.number, worker.name, list(worker.peers), extra=told)
+        details = {"round": self.group.rounds.upcoming, "peers": worker.peers, "worker": worker.number}
+        logger.info("worker %d (%s) joins with peers %s", worker.number, worker.name, list(worker.peers), extra=details)
         return JoinReply(code=OK, ticket=self._ticket(worker, bearer))
 
     def _ticket(self, worker: WorkerRecord, bearer: str) -> Ticket:
-        it = self.settings
+        settings = self.settings
         return Ticket(
             bearer=bearer,
             peers=worker.peers,
             incarnations=worker.incarnations,
-            heartbeat=it.heartbeat,
-            round_deadline=it.round_deadline,
-            join_window=it.join_window,
-            payload_limit=it.payload_limit,
-            partial_sums=it.rule.kind == "sum",
+            heartbeat=settings.heartbeat,
+            round_deadline=settings.round_deadline,
+            join_window=settings.join_window,
+            payload_limit=settings.payload_limit,
+            partial_sums=settings.rule.kind == "sum",
         )
 
     async def _attach(self, worker: int, pending: bool) -> Awaitable[ReplyFrame] | None:
@@ -302,8 +302,8 @@ class Hub:
             self.group.leave(worker, self.clock())
         await self._flush(reports)
 
-    async def _unheld(self, worker: int, absent: Sequence[int]) -> None:
-        self.group.unheld(worker, absent, self.clock())
+    async def _set_absent(self, worker: int, absent: Sequence[int]) -> None:
+        self.group.set_absent(worker, absent, self.clock())
         await self._flush()
 
     async def _stop(self, reason: str) -> None:
@@ -356,8 +356,8 @@ class Hub:
     def _log_refusal(self, worker: int, code: ReplyCode, text: str, round_: int) -> None:
         self.metrics.refused(code)
         name, member = ReplyCode.Name(code), self.group.membership.workers.get(worker)
-        told = {"round": round_, "peers": member and member.peers, "worker": worker, "code": name}
-        logger.warning("publication of worker %d refused: %s: %s", worker, name, text, extra=told)
+        details = {"round": round_, "peers": member and member.peers, "worker": worker, "code": name}
+        logger.warning("publication of worker %d refused: %s: %s", worker, name, text, extra=details)
 
     def _continue(self) -> None:
         """Take up what the store holds."""

@@ -1,4 +1,4 @@
-"""Who may join: the right run, the same shape, rule, configuration and data as everybody else."""
+"""Checks of a Join: the right run, and the same shape, rule, configuration and data as everybody else."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def check_join(request: JoinRequest, settings: ServiceSettings, agreed: Mapping[
         return Refusal(MALFORMED, f"a Join has {REQUEST_BYTES} bytes of `request` and at least one peer")
     if len(request.agreed) > MAX_FACTS or any(len(wish.saved) > MAX_SAVED for wish in request.peers):
         return Refusal(MALFORMED, f"a Join names at most {MAX_FACTS} facts, and {MAX_SAVED} saved rounds for each peer")
-    if settings.places is not None and request.insist and outside:
-        first, last = settings.places
+    if settings.peer_ids is not None and request.insist and outside:
+        first, last = settings.peer_ids
         text = f"this relay has places for peers {first} to {last}, not for {outside}: join the relay that has, or ask"
         return Refusal(DISAGREES, f"{text} for no id")
     if any(wish.incarnation > MAX_INCARNATION for wish in request.peers):

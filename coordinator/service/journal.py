@@ -1,4 +1,4 @@
-"""The run's history in the state folder, a line for each thing that a replay must know; nobody needs it to go on.
+"""Journal of a run in the state folder: one line for each event that a replay needs. The service never reads it back.
 
     {"begun": "5f…", "run": "digits"}                     a new store: worker numbers and incarnations begin anew
     {"joined": 3, "peers": [2], "incarnations": [1]}      worker 3 was taken in
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from coordinator.service.aggregate import Aggregation
-from coordinator.service.rounds import Participants, SettledRound
 from peers.common.json_lines import append_to, cut_torn_line
 from protos.consensus_pb2 import OK
 
@@ -110,20 +109,19 @@ class RunJournal:
 
     def _round(self, outcome: Aggregation) -> bytes:
         """The line of a round: by hand, for it is part of every one."""
-        settled = outcome.settled
-        it: SettledRound | Participants = settled.whole or settled  # below a relay, the round of the whole group
+        settled, participants = outcome.settled, outcome.settled.participants
         text = f'{{"round": {settled.round}, "epoch": {settled.epoch}'
         if settled.code != OK:
             text += f', "void": {json.dumps(settled.text)}'
         else:
             text += f', "digest": "{outcome.digest.hex()}"'
-            if it.contributors != self._contributors:
-                self._contributors = it.contributors
-                text += f', "contributors": {list(it.contributors)}'
-        epochs = settled.epoch, it.epoch
+            if participants.contributors != self._contributors:
+                self._contributors = participants.contributors
+                text += f', "contributors": {list(participants.contributors)}'
+        epochs = settled.epoch, participants.epoch
         if epochs != self._epochs:  # members change with the epoch alone
             self._epochs, before = epochs, self._members
-            self._members = it.ids if isinstance(it, SettledRound) else it.members
+            self._members = participants.members
             text += "" if self._members == before else f', "members": {list(self._members)}'
         return f"{text}}}\n".encode()
 
@@ -133,11 +131,11 @@ class RunJournal:
         if self._living - workers.keys():
             gone = {kept["number"]: kept for kept in roll["gone"]}
             for number in sorted(self._living - workers.keys()):
-                it = gone.get(number, {"left": False, "reason": "the group formed anew without it"})
-                yield _line({"gone": number, "left": it["left"], "why": it["reason"]})
+                record = gone.get(number, {"left": False, "reason": "the group formed anew without it"})
+                yield _line({"gone": number, "left": record["left"], "why": record["reason"]})
         for number in sorted(workers.keys() - self._living):
-            it = workers[number]
-            yield _line({"joined": number, "peers": it["peers"], "incarnations": it["incarnations"]})
+            record = workers[number]
+            yield _line({"joined": number, "peers": record["peers"], "incarnations": record["incarnations"]})
         self._living = set(workers)
 
     def _formation(self, course: Mapping[str, Any]) -> bytes:
@@ -153,7 +151,7 @@ def _since(data: bytes, born: str) -> list[tuple[int, dict[str, Any]]] | None:
 
     A line that is none counts as empty: the history may have a gap, which is no reason to end a run.
     """
-    found: list[tuple[int, dict[str, Any]]] | None = None
+    lines: list[tuple[int, dict[str, Any]]] | None = None
     at = 0
     for line in data.splitlines(keepends=True):
         try:
@@ -162,11 +160,11 @@ def _since(data: bytes, born: str) -> list[tuple[int, dict[str, Any]]] | None:
             value = None
         value = value if isinstance(value, dict) else {}
         if "begun" in value:
-            found = [] if value["begun"] == born else None
-        elif found is not None:
-            found.append((at, value))
+            lines = [] if value["begun"] == born else None
+        elif lines is not None:
+            lines.append((at, value))
         at += len(line)
-    return found
+    return lines
 
 
 def _key(line: Mapping[str, Any]) -> Key | None:

@@ -1,6 +1,7 @@
-"""The coordinator's ends of `peers.transport.lane`: the short way of frames, on its host and over the network.
+"""Server side of `peers.transport.lane`: frames by a socket of their own, past gRPC.
 
-Who opens a lane shows the key that its stream was given; nothing is read beyond that, or for longer, before it has.
+A lane is the short way of frames, on this host and over the network. Who opens one shows the key that its stream was
+given; before that nothing else is read, and the time for it is short.
 """
 
 from __future__ import annotations
@@ -85,10 +86,10 @@ class Lanes:
             ) from exc
         self.port = bound.getsockname()[1]
         shake = None if context is None else SHOW
-        made = asyncio.get_running_loop().create_server(
+        server = asyncio.get_running_loop().create_server(
             lambda: _Lane(self), sock=bound, ssl=context, ssl_handshake_timeout=shake
         )
-        self._servers.append(await made)
+        self._servers.append(await server)
 
     async def close(self) -> None:
         """Listen no more, and close what stands."""
@@ -237,5 +238,5 @@ class _Lane(asyncio.BufferedProtocol):
 
 def _of_this_user(connected: Any) -> bool:
     """Whether the other end is a process of the coordinator's own user: they alone could have mapped a segment."""
-    found = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return bool(_CREDENTIALS.unpack(found)[1] == os.geteuid())
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(credentials)[1] == os.geteuid())

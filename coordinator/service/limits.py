@@ -1,4 +1,4 @@
-"""Rates, bounded."""
+"""Rate limit: a token bucket."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Who belongs to the group, and how one stops. Pure: the clock comes as `now`, secrets come as hashes.
+"""Membership of the group: who joins, who is a member, who is expelled. Pure: the clock comes as `now`.
 
-The unit is the worker: a process that hosts one peer or several. It is
+Secrets come as hashes. The unit is the worker: a process that hosts one peer or several. It is
 
     joining    from Join until a round opens while its stream stands
     member     from then on
@@ -28,7 +28,7 @@ REMEMBERED = 1024
 class PeerRequest:
     """What one peer asks for: an id (or None), and an incarnation above its last. `saved`: rounds with checkpoints.
 
-    `absent`: a relay wishes for a place that nobody holds yet.
+    `absent`: the id is to be kept free: no peer holds it yet.
     """
 
     index: int | None = None
@@ -51,7 +51,7 @@ class WorkerRecord:
         member: whether it has seen a round open.
         heard: when it was last heard of.
         down: since when its stream is down; None while it stands.
-        absent: of a relay, hosted peers that nobody holds now: they count for nothing.
+        absent: hosted ids that are kept free: no peer holds them now, they count for nothing.
     """
 
     number: int
@@ -109,14 +109,13 @@ class Membership:
 
     Args:
         heartbeat: seconds of silence, or of a stream that is down, after which a worker is expelled.
-        max_peers: most peers at a time.
+        ids: peer ids that are given; as many peers at a time.
         max_refused: refused publications in a row that expel.
         max_missed: rounds in a row that ended without a member's publication and expel it.
-        lowest: the lowest peer id that is given.
     """
 
     heartbeat: float
-    max_peers: int
+    ids: range
     max_refused: int = 3
     max_missed: int = 3
     epoch: int = 0
@@ -124,7 +123,6 @@ class Membership:
     gone: dict[int, DepartedWorker] = field(default_factory=dict)
     incarnations: dict[int, int] = field(default_factory=dict)
     numbers: int = 0
-    lowest: int = 0
     version: int = 0
     """Grows whenever something changes that must survive: who is there, their ids and bearers."""
 
@@ -142,8 +140,8 @@ class Membership:
         asked = workers if member else [*workers, *self.ready()]
         return sum(len(worker.peers) - len(worker.absent) for worker in asked)
 
-    def unheld(self) -> frozenset[int]:
-        """Peers of members that nobody holds now."""
+    def absent(self) -> frozenset[int]:
+        """Ids of members that no peer holds now."""
         return frozenset(peer for worker in self.workers.values() if worker.member for peer in worker.absent)
 
     def known(self, bearer: str) -> WorkerRecord | DepartedWorker | None:
@@ -165,8 +163,8 @@ class Membership:
             self.version += 1
             return earlier
         held = {peer for worker in self.workers.values() for peer in worker.peers}
-        if len(held) + len(wishes) > self.max_peers:
-            text = f"the group has {len(held)} of at most {self.max_peers} peers, {len(wishes)} more do not fit"
+        if len(held) + len(wishes) > len(self.ids):
+            text = f"the group has {len(held)} of at most {len(self.ids)} peers, {len(wishes)} more do not fit"
             return GROUP_FULL, text
         wished = [wish.index for wish in wishes if wish.index is not None]
         taken = sorted(held.intersection(wished))
@@ -194,7 +192,7 @@ class Membership:
 
     def _choose(self, wishes: Sequence[PeerRequest], held: set[int]) -> tuple[int, ...]:
         """Ids for the wishes: the wished one if it is free and one of the group's, otherwise the lowest free one."""
-        ids, taken = range(self.lowest, self.lowest + self.max_peers), set(held)
+        ids, taken = self.ids, set(held)
         given: list[int | None] = []
         for wish in wishes:
             free = wish.index if wish.index in ids and wish.index not in taken else None

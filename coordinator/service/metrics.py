@@ -1,4 +1,4 @@
-"""What is counted, for Prometheus and for the status; one registry for each coordinator."""
+"""Counters of one coordinator, for Prometheus and for the status."""
 
 from __future__ import annotations
 
@@ -80,12 +80,14 @@ class _Plain(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """See `Collector`."""
-        it = self._metrics
-        rounds = {"closed": it.closed, "void": it.voided}
+        metrics = self._metrics
+        rounds = {"closed": metrics.closed, "void": metrics.voided}
         yield _counter("consensus_rounds", "Rounds settled, by result.", "result", rounds)
-        yield _counter("consensus_waited_seconds", "Seconds that the others waited for a peer.", "peer", dict(it.waits))
-        yield CounterMetricFamily("consensus_received_bytes", "Bytes of tensors accepted.", it.received)
-        yield _counter("consensus_sent_bytes", "Bytes of tensors sent.", "way", it.sent)
+        yield _counter(
+            "consensus_waited_seconds", "Seconds that the others waited for a peer.", "peer", dict(metrics.waits)
+        )
+        yield CounterMetricFamily("consensus_received_bytes", "Bytes of tensors accepted.", metrics.received)
+        yield _counter("consensus_sent_bytes", "Bytes of tensors sent.", "way", metrics.sent)
 
 
 def _counter(name: str, text: str, label: str, values: Mapping[Any, float]) -> CounterMetricFamily:

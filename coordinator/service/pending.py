@@ -1,4 +1,4 @@
-"""Where streams wait for their answers, and where they get them once a step is kept."""
+"""Streams that wait for a reply; they get it once the step that decided it is stored."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ class PendingReplies:
                 self.expulsions.append(f"peers {list(event.peers)} (worker {event.number}): {event.reason}")
                 self._metrics.expelled()
             level = logging.INFO if event.left else logging.WARNING
-            told = {"round": self._group.rounds.upcoming, "peers": event.peers, "worker": event.number}
-            told |= {} if event.left else {"code": ReplyCode.Name(EXPELLED)}
-            logger.log(level, "peers %s: %s", list(event.peers), event.reason, extra=told)
+            details = {"round": self._group.rounds.upcoming, "peers": event.peers, "worker": event.number}
+            details |= {} if event.left else {"code": ReplyCode.Name(EXPELLED)}
+            logger.log(level, "peers %s: %s", list(event.peers), event.reason, extra=details)
             self._resolve(event.number, None, self.no_member(event.number, 0))
         elif isinstance(event, OpenRound):
             for worker, waiter in list(self._waiters.items()):
                 if waiter.round is None and worker in event.members:
                     self._resolve(worker, None, replies.opened(event))
         elif isinstance(event, GroupEnded):
-            told = {"round": self._group.rounds.upcoming, "code": ReplyCode.Name(ENDED)}
-            logger.info("the run has ended: %s", event.text, extra=told)
+            details = {"round": self._group.rounds.upcoming, "code": ReplyCode.Name(ENDED)}
+            logger.info("the run has ended: %s", event.text, extra=details)
             for worker in list(self._waiters):
                 self._resolve(worker, None, self.no_member(worker, 0))
 
@@ -122,8 +122,8 @@ def done(answer: ReplyFrame) -> Awaitable[ReplyFrame]:
 def _summary(settled: SettledRound) -> str:
     if settled.code != OK:
         return settled.text
-    told = f"round {settled.round} closed, epoch {settled.epoch}: peers {list(settled.contributors)}"
-    return f"{told} in {settled.seconds:.3f} s" + (f", without workers {settled.missed}" if settled.missed else "")
+    summary = f"round {settled.round} closed, epoch {settled.epoch}: peers {list(settled.contributors)}"
+    return f"{summary} in {settled.seconds:.3f} s" + (f", without workers {settled.missed}" if settled.missed else "")
 
 
 def _about(settled: SettledRound) -> dict[str, Any]:

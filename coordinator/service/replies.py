@@ -1,4 +1,4 @@
-"""What a stream is answered: headers and payloads, made once and shared by all that get the same."""
+"""Replies to workers: headers and payloads, encoded once and shared by all that get the same."""
 
 from __future__ import annotations
 
@@ -133,15 +133,15 @@ class RoundReplies:
 
     def _make(self, following: Next, keys: Sequence[int]) -> ReplyFrame:
         settled, outcome = self._outcome.settled, self._outcome
-        told = settled.participants
+        participants = settled.participants
         rows, columns = self._settings.shape
         result = Result(
             round=settled.round,
-            epoch=told.epoch,
-            contributors=told.contributors,
-            members=told.members,
+            epoch=participants.epoch,
+            contributors=participants.contributors,
+            members=participants.members,
             digest=outcome.digest,
-            leaving=told.leaving,
+            leaving=participants.leaving,
             content=outcome.content,
             peers=keys if outcome.content == MEMBERS else (),
             next=following,

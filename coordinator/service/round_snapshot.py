@@ -1,4 +1,4 @@
-"""The newest rounds, kept at the price of a copy: two files of mapped memory, written in turn.
+"""Snapshots of the newest rounds: two files of mapped memory, written in turn, at the price of a copy.
 
 A round's end must be kept before anybody hears of it, and a transaction of a database would take longer than the round.
 What is written here is in the kernel's hands at once: it survives the death of the process, though perhaps not that of
@@ -78,8 +78,8 @@ class RoundSnapshots:
         Raises:
             DamagedError: names the file.
         """
-        found = [slot.read() for slot in self._slots]
-        return sorted((entry for entry in found if entry), key=lambda entry: entry.step, reverse=True)
+        snapshots = [slot.read() for slot in self._slots]
+        return sorted((entry for entry in snapshots if entry), key=lambda entry: entry.step, reverse=True)
 
     def room(self, step: int, shape: tuple[int, int]) -> Float32:
         """Where the payload of a step will be kept: [B, D] float32, of unknown values, to be written before `write`."""
@@ -125,9 +125,9 @@ class _SnapshotFile:
             return None  # never written to, or its writer died while it wrote
         middle, end = _START + payload, _START + payload + text
         if magic == _MAGIC and end <= self._size:
-            carried, said = bytes(view[_START:middle]), bytes(view[middle:end])
-            if _SUM.unpack_from(view, _HEAD.size)[0] == _sum(view[: _HEAD.size], said, digest([carried])):
-                return RoundSnapshot(step, facts, said, carried)
+            payload_bytes, text_bytes = bytes(view[_START:middle]), bytes(view[middle:end])
+            if _SUM.unpack_from(view, _HEAD.size)[0] == _sum(view[: _HEAD.size], text_bytes, digest([payload_bytes])):
+                return RoundSnapshot(step, facts, text_bytes, payload_bytes)
         raise DamagedError(f"{self._path.name} does not fit its checksum")
 
     def write(self, step: int, facts: int, text: bytes, payload: Sequence[Buffer], known: bytes) -> None:
@@ -156,8 +156,8 @@ class _SnapshotFile:
 
     def _holds(self, part: Buffer) -> bool:
         """Whether a part of a payload is what `room` has given."""
-        made: object = part.obj if isinstance(part, memoryview) else part
-        return self._room is not None and made is self._room
+        owner: object = part.obj if isinstance(part, memoryview) else part
+        return self._room is not None and owner is self._room
 
     def close(self) -> None:
         self._let_go()
@@ -183,7 +183,7 @@ class _SnapshotFile:
 
 
 def _sum(head: Buffer, text: bytes, payload: bytes) -> int:
-    made = xxhash.xxh3_64(head)
-    made.update(text)
-    made.update(payload)
-    return made.intdigest()
+    checksum = xxhash.xxh3_64(head)
+    checksum.update(text)
+    checksum.update(payload)
+    return checksum.intdigest()

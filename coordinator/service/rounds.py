@@ -1,4 +1,4 @@
-"""When a round closes, and what each publication is answered. Pure: no clock, no socket, no tensor.
+"""State machine of a round: when it closes, and what each publication is answered. No clock, no socket, no tensor.
 
 A round opens with the workers of its membership epoch. It settles
 
@@ -51,7 +51,7 @@ class Publication(NamedTuple):
             publication. It guards against mistakes, not against forgery: all that a worker gains by giving another one
             the same id is an answer that it may have anyway; the first is in the sum.
         leaving: the worker leaves after this round.
-        absent: hosted peers that nobody speaks for: a relay keeps their places.
+        absent: hosted ids that are kept free: no peer holds them now.
     """
 
     worker: int
@@ -66,7 +66,7 @@ class Publication(NamedTuple):
 
     @property
     def votes(self) -> int:
-        """Number of peers it speaks for; 0 is a relay that has nobody, which has no say in what the batch was."""
+        """Number of peers it speaks for; with 0 it has no say in what the batch was."""
         return len(self.peers) + len(self.abstains)
 
 
@@ -105,7 +105,7 @@ class SettledRound:
         missed: workers that were still members and had not published.
         waited: {worker: seconds that the others waited for it}, for the last to publish or those that missed.
         seconds: from its opening to its end.
-        whole: below a relay, the receipt of the whole group's round; all else is of the relay's own members.
+        announced: what members are told instead of `participants`, where more took part than this group's own.
     """
 
     round: int
@@ -121,7 +121,7 @@ class SettledRound:
     missed: tuple[int, ...] = ()
     waited: Mapping[int, float] = field(default_factory=dict)
     seconds: float = 0.0
-    whole: Participants | None = None
+    announced: Participants | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -133,28 +133,29 @@ class SettledRound:
         """What its members are told."""
         hosted = {peer for worker in self.leaving for peer in self.members[worker]}
         leaving = tuple(peer for peer in self.contributors if peer in hosted)
-        if self.whole is None:
+        if self.announced is None:
             return Participants(self.epoch, self.contributors, self.ids, leaving)
-        return replace(self.whole, leaving=tuple(sorted({*self.whole.leaving, *leaving})))
+        return replace(self.announced, leaving=tuple(sorted({*self.announced.leaving, *leaving})))
 
     def as_json(self) -> dict[str, Any]:
         """A JSON object."""
         kept = dict(vars(self))  # not deeply, as `asdict` would copy them: this is part of every round
         for name in ("members", "answers", "published", "waited"):
             kept[name] = sorted(kept[name].items())
-        return {**kept, "batch": self.batch.hex(), "whole": asdict(self.whole) if self.whole else None}
+        announced = kept.pop("announced")
+        return {**kept, "batch": self.batch.hex(), "whole": asdict(announced) if announced else None}
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> SettledRound:
         """The round as it was kept."""
         return cls(
             **{
-                **kept,
+                **{name: value for name, value in kept.items() if name != "whole"},
                 "batch": bytes.fromhex(kept["batch"]),
                 "members": {worker: tuple(peers) for worker, peers in kept["members"]},
                 **{name: dict(kept[name]) for name in ("answers", "published", "waited")},
                 **{name: tuple(kept[name]) for name in ("contributors", "leaving", "missed")},
-                "whole": _receipt(kept["whole"]) if kept.get("whole") else None,
+                "announced": _participants(kept["whole"]) if kept.get("whole") else None,
             }
         )
 
@@ -225,7 +226,7 @@ class Rounds:
         now: float,
         absent: frozenset[int] = frozenset(),
     ) -> OpenRound:
-        """Open a round for the workers of an epoch: {worker: hosted peers}; `absent`: those that nobody holds."""
+        """Open a round for the workers of an epoch: {worker: hosted peers}; `absent`: ids that no peer holds."""
         if self.current is not None:
             raise ValueError(f"round {self.current.round} is open, round {round_} cannot be")
         self._newest = {worker: newest for worker, newest in self._newest.items() if worker in members}
@@ -349,9 +350,9 @@ def mismatch(current: OpenRound) -> str:
     votes, peers = votes_in(current), dict[bytes, list[int]]()
     for item in current.publications.values():
         peers.setdefault(item.batch, []).extend((*item.peers, *item.abstains))
-    told = ", ".join(f"peers {sorted(peers[batch])} saw {batch.hex()}" for batch, _ in votes.most_common(2))
+    digests = ", ".join(f"peers {sorted(peers[batch])} saw {batch.hex()}" for batch, _ in votes.most_common(2))
     return (
-        f"round {current.round}: members saw different batches: {told}; "
+        f"round {current.round}: members saw different batches: {digests}; "
         f"start all workers with the same data, seed and batch size"
     )
 
@@ -371,7 +372,7 @@ def votes_in(current: OpenRound) -> Counter[bytes]:
     return votes
 
 
-def _receipt(kept: Mapping[str, Any]) -> Participants:
+def _participants(kept: Mapping[str, Any]) -> Participants:
     lists = {name: tuple(kept[name]) for name in ("contributors", "members", "leaving")}
     return Participants(**{**kept, **lists})
 

@@ -1,4 +1,4 @@
-"""The process: listens, lets time pass, ends when the run has, or on SIGTERM.
+"""Process of the coordinator: listens, lets time pass, ends when the run has, or on SIGTERM.
 
 SIGTERM and SIGINT do not end the run: peers wait for the coordinator to come back, and the state folder knows where it
 stood. `Stop` ends it.
@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -27,8 +27,6 @@ from coordinator.service.group import COMPLETE
 from coordinator.service.hub import Hub
 from coordinator.service.lanes import Lanes
 from coordinator.service.metrics import Metrics
-from coordinator.service.relay.hub import RelayHub
-from coordinator.service.relay.upstream import below
 from coordinator.service.servicer import Servicer
 from coordinator.service.settings import ServiceSettings, Tls
 from coordinator.service.store import StateStore
@@ -36,7 +34,7 @@ from coordinator.service.streams import Streams
 from peers.common.errors import ConfigError
 from peers.common.hosts import host_in, split
 from peers.common.memory import keep_memory
-from peers.transport.access import FRAME_BYTES, Access, signs_of_life
+from peers.transport.access import FRAME_BYTES, signs_of_life
 from peers.transport.shared_memory import sweep
 from protos.consensus_pb2 import DESCRIPTOR, OVER
 from protos.consensus_pb2_grpc import add_CoordinatorServicer_to_server
@@ -46,6 +44,9 @@ PARTING = 1.0
 """Seconds that calls under way have to end, when the process does."""
 HANDSHAKE_MS = 5000
 """Milliseconds that a connection has for TLS and HTTP/2's greeting; who falls silent in them keeps no descriptor."""
+
+MakeHub: TypeAlias = Callable[[ServiceSettings, StateStore, Metrics], Hub]
+"""Makes the hub of a run, in the event loop. A relay hands in its own here; the server knows no more of relays."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,56 +66,53 @@ class Listening:
     bound: str
 
 
-def serve(settings: ServiceSettings, address_file: str | None = None, upstream: Access | None = None) -> int:
+def serve(settings: ServiceSettings, address_file: str | None = None, make_hub: MakeHub = Hub) -> int:
     """Run a coordinator until its run has ended or it is asked to stop.
 
     Args:
         settings: the operator's.
         address_file: gets HOST:PORT, as peers are told, as soon as the coordinator listens.
-        upstream: to the coordinator above; with it this one is a relay, for the peers of `settings.places`.
+        make_hub: what drives the run.
 
     Returns:
         0 where the run is complete, or the coordinator was stopped; 3 where the run ended before its last round.
 
     Raises:
         RunFolderError: the state folder cannot be used.
-        ConfigError: the address, what peers are told of it, or the certificates cannot be used; see `upstream.below`.
-        ExchangeError: a relay cannot reach the coordinator above, or that runs another run.
+        ConfigError: the address, what peers are told of it, or the certificates cannot be used.
     """
-    if upstream is not None:
-        settings = below(settings, upstream)
-    return asyncio.run(_serve(settings, address_file, upstream))
+    return asyncio.run(_serve(settings, address_file, make_hub))
 
 
-async def _serve(settings: ServiceSettings, address_file: str | None, upstream: Access | None) -> int:
+async def _serve(settings: ServiceSettings, address_file: str | None, make_hub: MakeHub) -> int:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
 
-    def told(address: str) -> None:
+    def listens(address: str) -> None:
         if address_file is not None:
             _write_whole(Path(address_file), address)
 
-    return await attend(settings, asked, told, upstream)
+    return await attend(settings, asked, listens, make_hub)
 
 
 async def attend(
-    settings: ServiceSettings, asked: asyncio.Event, told: Callable[[str], None], upstream: Access | None = None
+    settings: ServiceSettings, asked: asyncio.Event, listens: Callable[[str], None], make_hub: MakeHub = Hub
 ) -> int:
     """Run a coordinator in this event loop until its run has ended, or `asked` is set.
 
     Args:
         settings: the operator's.
         asked: ends the process, not the run.
-        told: called with HOST:PORT, as peers are told, as soon as the coordinator listens.
-        upstream: to the coordinator above, of a relay whose settings `upstream.below` has made.
+        listens: called with HOST:PORT, as peers are told, as soon as the coordinator listens.
+        make_hub: what drives the run.
 
     Returns, Raises: as `serve`.
     """
     keep_memory()
-    async with listen(settings, upstream) as listening:
-        told(listening.address)
+    async with listen(settings, make_hub) as listening:
+        listens(listening.address)
         stop: asyncio.Future[Any] = asyncio.ensure_future(asked.wait())
         over: asyncio.Future[Any] = asyncio.ensure_future(_parted(listening.hub))
         failed: asyncio.Future[Any] = listening.hub.failed
@@ -132,14 +130,14 @@ async def attend(
 
 
 @asynccontextmanager
-async def listen(settings: ServiceSettings, upstream: Access | None = None) -> AsyncIterator[Listening]:
+async def listen(settings: ServiceSettings, make_hub: MakeHub = Hub) -> AsyncIterator[Listening]:
     """A coordinator that listens as long as the context lasts; arguments as of `attend`, raises as `serve` does."""
     where = await asyncio.to_thread(advertised, settings)  # looks names up, and comes before anything is written
     logger.info("shared memory of dead processes removed: %d", sweep())
     store = StateStore(settings.state, settings.run_id, settings.digest)
     hub = None
     try:
-        hub = RelayHub(settings, store, Metrics(), upstream) if upstream else Hub(settings, store, Metrics())
+        hub = make_hub(settings, store, Metrics())
         async with _server(settings, hub) as bound:
             address = where.at(split(bound)[1])
             if address != bound:

@@ -1,4 +1,4 @@
-"""The control calls, thin: translate, ask the hub, translate back."""
+"""gRPC calls other than the exchange stream: translate, ask the hub, translate back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Servicer(CoordinatorServicer):
             return pb.HeartbeatReply(code=pb.EXPELLED, text=worker.reason)
         self._hub.beat(worker.number)
         if isinstance(worker, WorkerRecord) and tuple(request.absent) != worker.absent:
-            await self._hub.unheld(worker.number, request.absent)
+            await self._hub.set_absent(worker.number, request.absent)
         if self._hub.group.phase == pb.OVER:
             return pb.HeartbeatReply(code=pb.ENDED, text=self._hub.group.text)
         return pb.HeartbeatReply(code=pb.OK)

@@ -1,4 +1,4 @@
-"""What an operator decides about a coordinator: one frozen value, checked as a whole when it is made."""
+"""Settings of a coordinator: one frozen value, checked as a whole when it is made."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ServiceSettings:
         messages_per_second: messages of one stream.
         report_bytes: bytes of one peer's last word; of all of a worker's together twice as many.
         linger: keep answering after the run has ended, until stopped.
-        places: first and last peer id of a relay, which answers for them to the coordinator above; None is no relay.
+        peer_ids: first and last peer id that is given; None is from 0 on, `max_peers` of them.
     """
 
     run_id: str
@@ -104,7 +104,7 @@ class ServiceSettings:
     messages_per_second: float = 20000.0
     report_bytes: int = 256 * 1024
     linger: bool = False
-    places: tuple[int, int] | None = None
+    peer_ids: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -133,13 +133,13 @@ class ServiceSettings:
     @property
     def ids(self) -> range:
         """Peer ids that may be given."""
-        return range(self.max_peers) if self.places is None else range(self.places[0], self.places[1] + 1)
+        return range(self.max_peers) if self.peer_ids is None else range(self.peer_ids[0], self.peer_ids[1] + 1)
 
     @property
     def digest(self) -> str:
         """Of all that decides a run's numbers: a store of other settings is not continued."""
         facts = [self.run_id, asdict(self.rule), self.rounds, self.shape, sorted(self.agreed.items())]
-        facts += [] if self.places is None else [self.places]
+        facts += [] if self.peer_ids is None else [self.peer_ids]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
     @property
@@ -162,7 +162,7 @@ class ServiceSettings:
             made["rule"] = Rule(**values["rule"])
             made["shape"] = tuple(values["shape"])
             made["wires"] = tuple(values.get("wires", cls.wires))
-            made["places"] = tuple(values["places"]) if values.get("places") else None
+            made["peer_ids"] = tuple(values["peer_ids"]) if values.get("peer_ids") else None
             made["tls"] = Tls(**values["tls"]) if values.get("tls") else None
             return cls(**made)
         except (KeyError, TypeError) as exc:
@@ -186,7 +186,8 @@ def _problems(it: ServiceSettings) -> Iterator[str]:
             f"127.0.0.1, or say insecure: true (security.insecure) if the network is trusted"
         )
     yield from _told(it)
-    yield from _relayed(it)
+    if it.peer_ids is not None and (len(it.peer_ids) != 2 or not 0 <= it.peer_ids[0] <= it.peer_ids[1] < MAX_PEERS):
+        yield f"peer_ids are {it.peer_ids}, expected the first and the last id, 0 to {MAX_PEERS - 1}"
     if it.token is not None and len(it.token) < 16:
         yield "token has fewer than 16 characters: make one with `openssl rand -hex 32`"
     if not it.run_id or len(it.run_id) > 200:
@@ -212,18 +213,6 @@ def _told(it: ServiceSettings) -> Iterator[str]:
         yield (
             f"advertise is {it.advertise!r} and bind is {it.bind!r}, which takes any free port: give bind the port "
             f"that peers are led to, or advertise the host alone"
-        )
-
-
-def _relayed(it: ServiceSettings) -> Iterator[str]:
-    if it.places is None:
-        return
-    if len(it.places) != 2 or not 0 <= it.places[0] <= it.places[1] < MAX_PEERS:
-        yield f"places are {it.places}, expected the first and the last peer id of a relay, 0 to {MAX_PEERS - 1}"
-    if it.rule.kind != "sum":
-        yield (
-            f"rule is {it.rule.name!r}: a relay adds outputs up, and this rule needs each peer's own; use mean or "
-            f"frozen, or let the peers join the coordinator above"
         )
 
 

@@ -1,4 +1,4 @@
-"""The state of a run as a value: what GetStatus answers."""
+"""Status of a run: what GetStatus answers."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The database holds what seldom changes: the run's identity, the members (bearers as hashes), the peers' reports. It also
 holds the progress of the rounds and the last settled round with its bytes, as they were at that time. What changes with
-every round, progress and last round, goes to `RoundSnapshots` alone. A snapshot counts only if it carries the database's
-current version: otherwise the coordinator died on the way from one to the other.
+every round, progress and last round, goes to `RoundSnapshots` alone. A snapshot counts only if it carries the current
+version of the database: otherwise the coordinator died on the way from one to the other.
 
 The third file, `RunJournal`, is the history of the run, for replays.
 
@@ -191,8 +191,8 @@ class StateStore:
         return bytes(payload)
 
     def _open_files(self) -> tuple[RoundSnapshots, RunJournal]:
-        found = self._db.execute("SELECT value FROM facts WHERE name = 'born'").fetchone()
-        born = json.loads(found[0]) if found else ""
+        row = self._db.execute("SELECT value FROM facts WHERE name = 'born'").fetchone()
+        born = json.loads(row[0]) if row else ""
         try:
             ledger = RoundSnapshots(self._folder)
             try:
@@ -246,13 +246,13 @@ class StateStore:
             db.executemany("INSERT INTO facts VALUES (?, ?)", facts)
 
     def _identify(self, db: sqlite3.Connection) -> None:
-        found = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
+        facts = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
         for name, due in self._identity.items():
-            if name not in found:
+            if name not in facts:
                 raise self._damaged(f"it does not say its {name}")
-            if found[name] != due:
+            if facts[name] != due:
                 raise RunFolderError(
-                    f"state folder {self._folder} belongs to another run: its {name} is {found[name]}, expected {due}; "
+                    f"state folder {self._folder} belongs to another run: its {name} is {facts[name]}, expected {due}; "
                     f"give another folder with --state, or continue that run with its own configuration"
                 )
 
@@ -282,14 +282,14 @@ def _outcome(newest: Mapping[str, Any], payload: bytes) -> Aggregation | None:
     last = newest["course"]["last"]
     if not last:
         return None
-    settled, said = SettledRound.from_json(last), newest["outcome"]
-    if said["round"] != settled.round:
+    settled, described = SettledRound.from_json(last), newest["outcome"]
+    if described["round"] != settled.round:
         raise ValueError(f"the result of round {settled.round} is missing")
-    peers = said["peers"]
+    peers = described["peers"]
     size = len(payload) // len(peers) if peers else 0
     view = memoryview(payload)
     tensors = {peer: view[at * size : (at + 1) * size] for at, peer in enumerate(peers)}
-    return Aggregation(settled, said["content"], bytes.fromhex(said["digest"]), said["dtype"], tensors)
+    return Aggregation(settled, described["content"], bytes.fromhex(described["digest"]), described["dtype"], tensors)
 
 
 def forget(state: Path) -> None:

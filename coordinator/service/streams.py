@@ -1,4 +1,4 @@
-"""The exchange stream of one worker: frames in, frames out, one answer for each.
+"""Exchange stream of one worker: frames in, frames out, one reply for each.
 
     Attach -> Attached, then `opened` once a round is open for the worker (at once where it is a member)
     Publish -> Result, Reply, or `opened` where no round was open for it: then it publishes again
@@ -128,10 +128,10 @@ class Session:
             return b""
         if answer.last:
             asyncio.get_running_loop().call_soon(self._said_all.set)  # once it is written
-        told = self._lanes.for_all(answer) if answer.common and self.segment is not None else b""
-        if told:
+        laid_down = self._lanes.for_all(answer) if answer.common and self.segment is not None else b""
+        if laid_down:
             self._hub.metrics.sent["shared"] += answer.size
-            return told
+            return laid_down
         return answer.in_shared_on_lane if self._laid_down(answer, "lane") else answer.on_lane
 
     async def _run(self) -> None:
@@ -190,8 +190,8 @@ class Session:
         try:
             self.segment = Segment.open(offer.name, offer.up, offer.down, offer.nonce)
         except (OSError, ValueError) as exc:
-            told = {"worker": self._number, "peers": self._hosted}
-            logger.info("worker %d: no shared memory: %s", self._number, exc, extra=told)
+            details = {"worker": self._number, "peers": self._hosted}
+            logger.info("worker %d: no shared memory: %s", self._number, exc, extra=details)
             return "the segment cannot be mapped here: another host, user or container"
         return ""
 

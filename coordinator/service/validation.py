@@ -1,4 +1,4 @@
-"""The gate of publications: whose, which shape, which element type, finite, within the norm bound. Refusals by name."""
+"""Validation of publications: whose, shape, element type, finite, norm. What fails is refused by name."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def validate(frame: Frame, worker: int, hosted: Sequence[int], settings: Service
         hosted: peers of that worker.
         settings: the run's.
     """
-    header, said = frame.header, frame.header.publish
-    peers, abstains, absent = tuple(said.peers), tuple(said.abstains), tuple(said.absent)
+    header, publish = frame.header, frame.header.publish
+    peers, abstains, absent = tuple(publish.peers), tuple(publish.abstains), tuple(publish.absent)
     if abstains or absent or peers != tuple(hosted):
         refusal = _check_peers(peers, abstains, absent, hosted)
         if refusal is not None:
             return refusal
-    refusal = _check_form(header, said, len(peers), settings)
+    refusal = _check_form(header, publish, len(peers), settings)
     if refusal is not None:
         return refusal
     count = min(1, len(peers)) if settings.rule.kind == "sum" else len(peers)
@@ -75,9 +75,9 @@ def validate(frame: Frame, worker: int, hosted: Sequence[int], settings: Service
         refusal = _check_values(block, settings.norm_bound * share)
         if refusal is not None:
             return refusal
-    checksum = xxhash.xxh3_64_intdigest(said.SerializeToString(deterministic=True))
+    checksum = xxhash.xxh3_64_intdigest(publish.SerializeToString(deterministic=True))
     publication = Publication(
-        worker, said.round, said.epoch, said.batch, peers, abstains, checksum, said.leaving, absent
+        worker, publish.round, publish.epoch, publish.batch, peers, abstains, checksum, publish.leaving, absent
     )
     return ValidPublication(publication, blocks)
 
@@ -90,26 +90,26 @@ def _check_peers(
     if foreign:
         return Refusal(FOREIGN_PEER, f"peers {foreign} are not hosted by this worker, which has {sorted(hosted)}")
     if sorted(named) != sorted(hosted) or list(peers) != sorted(peers):
-        due = f"each hosted peer, {sorted(hosted)}, contributes or abstains (or, of a relay, is absent)"
+        due = f"each hosted peer, {sorted(hosted)}, contributes or abstains, or is absent"
         return Refusal(MALFORMED, f"{due}, once and in order; found {named}")
     return None
 
 
-def _check_form(header: FrameHeader, said: Publish, peers: int, settings: ServiceSettings) -> Refusal | None:
-    if len(said.batch) != BATCH_DIGEST_BYTES:
-        return Refusal(MALFORMED, f"a batch digest has {BATCH_DIGEST_BYTES} bytes, found {len(said.batch)}")
+def _check_form(header: FrameHeader, publish: Publish, peers: int, settings: ServiceSettings) -> Refusal | None:
+    if len(publish.batch) != BATCH_DIGEST_BYTES:
+        return Refusal(MALFORMED, f"a batch digest has {BATCH_DIGEST_BYTES} bytes, found {len(publish.batch)}")
     if not peers:
         return None if not header.payload else Refusal(MALFORMED, "tensors without a peer that contributes")
     if (header.rows, header.columns) != settings.shape:
-        found, due = [header.rows, header.columns], list(settings.shape)
-        return Refusal(WRONG_SHAPE, f"outputs are {found}, expected {due}: [B, D] of the run")
-    allowed = (FLOAT32,) if said.partial_sum else settings.dtypes
+        shape, due = [header.rows, header.columns], list(settings.shape)
+        return Refusal(WRONG_SHAPE, f"outputs are {shape}, expected {due}: [B, D] of the run")
+    allowed = (FLOAT32,) if publish.partial_sum else settings.dtypes
     if header.dtype not in allowed:
-        what, names = "partial sums" if said.partial_sum else "outputs", [name_of(dtype) for dtype in allowed]
+        what, names = "partial sums" if publish.partial_sum else "outputs", [name_of(dtype) for dtype in allowed]
         return Refusal(WRONG_DTYPE, f"{what} are {name_of(header.dtype)}, expected {' or '.join(names)}")
-    if said.partial_sum and settings.rule.kind != "sum":
+    if publish.partial_sum and settings.rule.kind != "sum":
         return Refusal(MALFORMED, f"rule {settings.rule.name} needs each peer's outputs, found a partial sum")
-    if peers > 1 and settings.rule.kind == "sum" and not said.partial_sum:
+    if peers > 1 and settings.rule.kind == "sum" and not publish.partial_sum:
         return Refusal(MALFORMED, f"rule {settings.rule.name} takes one partial sum of all hosted peers")
     return None
 

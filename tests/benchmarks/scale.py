@@ -94,7 +94,7 @@ def run(arrangement: Arrangement, shape: tuple[int, int], rounds: int) -> Pass:
         root, process, _ = stack.enter_context(service(**values))
         share = arrangement.peers // max(1, arrangement.relays)
         places = [(first, first + share - 1) for first in range(0, arrangement.peers, share)][: arrangement.relays]
-        relays = stack.enter_context(services([{**values, "places": each} for each in places], root))
+        relays = stack.enter_context(services([{**values, "peer_ids": each} for each in places], root))
         watch = [process.pid, *(relay.pid for _, relay, _ in relays)]
         addresses = [address for address, _, _ in relays] or [root]
         started = publishers(addresses, arrangement.peers, shape, out, watch=watch, shared=False)

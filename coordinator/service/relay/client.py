@@ -1,4 +1,4 @@
-"""A client for relays: a `StreamClient` that publishes sums that others have made, and that another thread can wake."""
+"""Client of a relay: a `StreamClient` that publishes partial sums, and that another thread can interrupt."""
 
 from __future__ import annotations
 
@@ -54,29 +54,29 @@ class RelayClient(StreamClient):
         assert isinstance(reply, pb.StatusReply)  # noqa: S101  # the generated stub carries no types
         return reply
 
-    def hand_in(self, collected: PartialSum, total: Float32 | None) -> None:
+    def send_partial_sum(self, partial: PartialSum, total: Float32 | None) -> None:
         """Publish a sum; its bytes must not change until the answer has come.
 
         Args:
-            collected: whose it is.
+            partial: whose it is.
             total: [B, D] float32; None where nobody contributes.
         """
-        assert self._link is not None  # noqa: S101  # errands come after Enter
+        assert self._link is not None  # noqa: S101  # requests come after Enter
         self._id += 1
         publish = pb.Publish(
             id=self._id,
-            round=collected.round,
-            epoch=self._next.epoch if self._next.round == collected.round else 0,
-            batch=collected.batch,
-            peers=collected.peers,
-            abstains=collected.abstains,
-            absent=collected.absent,
+            round=partial.round,
+            epoch=self._next.epoch if self._next.round == partial.round else 0,
+            batch=partial.batch,
+            peers=partial.peers,
+            abstains=partial.abstains,
+            absent=partial.absent,
             partial_sum=total is not None,
         )
         header = pb.FrameHeader(publish=publish, dtype=pb.FLOAT32)
         if total is not None:
             header.rows, header.columns = total.shape
-        self._sent, self._awaits = {}, collected.round
+        self._sent, self._awaits = {}, partial.round
         self._link.publish(header, [] if total is None else [to_wire(total, pb.FLOAT32)])
 
     def report(self, reports: Mapping[int, bytes]) -> None:
@@ -97,7 +97,7 @@ class RelayClient(StreamClient):
         Returns:
             the round's number, or how the membership ended.
         """
-        assert self._link is not None  # noqa: S101  # errands come after Enter
+        assert self._link is not None  # noqa: S101  # requests come after Enter
         assert self._info is not None  # noqa: S101  # see above
         self._link.close()
         room = self._room(self._info) if self._shared else None

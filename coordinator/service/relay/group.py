@@ -1,4 +1,4 @@
-"""A group below another: it forms and collects here, the group above opens its rounds and closes them. Pure.
+"""State machine of a relay: it collects publications here, the group above opens and closes the rounds. Pure.
 
 A relay answers for a range of peer ids. To the coordinator above it is one worker that hosts them all; ids that nobody
 holds here, or that were late, are absent from its publication and have no vote.
@@ -88,7 +88,7 @@ class UpstreamRound:
         round: its number.
         code: OK, VOID, LATE, BATCH_MISMATCH; EXPELLED where the relay is no member any more.
         text: why it is not OK, one sentence.
-        whole: what all members are told, where it is OK.
+        participants: what all members are told, where it is OK.
         following: the round that is next above.
         is_open: whether that one is open for the relay already.
     """
@@ -96,7 +96,7 @@ class UpstreamRound:
     round: int
     code: ReplyCode
     text: str = ""
-    whole: Participants | None = None
+    participants: Participants | None = None
     following: int = 0
     is_open: bool = False
 
@@ -112,7 +112,7 @@ class RelayRounds(Rounds):
         super().__init__(1, 1.0, deadline)
         self.collected: SettledRound | None = None
         """What this relay's members have published, once that is known."""
-        self.handed = False
+        self.sent = False
         self._closed: UpstreamRound | None = None
 
     def open(
@@ -124,7 +124,7 @@ class RelayRounds(Rounds):
         absent: frozenset[int] = frozenset(),
     ) -> OpenRound:
         """See `Rounds.open`."""
-        self.collected, self.handed, self._closed = None, False, None
+        self.collected, self.sent, self._closed = None, False, None
         return super().open(round_, epoch, members, now, absent)
 
     def settle(self, now: float) -> SettledRound | None:
@@ -140,20 +140,20 @@ class RelayRounds(Rounds):
                 self._end(0, now, "")
             self._closed = closed
 
-    def hand_in(self, places: range) -> PartialSum:
+    def partial_sum(self, ids: range) -> PartialSum:
         """What is to be published above; the round is collected."""
         current, collected = self.current, self.collected
         assert current is not None  # noqa: S101  # a collected round is still open
         assert collected is not None  # noqa: S101  # see above
-        self.handed = True
+        self.sent = True
         included = [item for item in current.publications.values() if item.batch == collected.batch]
         abstains = tuple(sorted(peer for item in included for peer in item.abstains))
         present = {*collected.contributors, *abstains}
-        absent = tuple(peer for peer in places if peer not in present)
+        absent = tuple(peer for peer in ids if peer not in present)
         return PartialSum(current.round, collected.batch or NO_BATCH, collected.contributors, abstains, absent)
 
     def _end(self, needed: int, now: float, lack: str) -> None:
-        """Whether these suffice is for the group above to say; where two batches tie, none is handed up."""
+        """Whether these suffice is for the group above to say; where two batches tie, none is sent up."""
         current = self.current
         assert current is not None  # noqa: S101  # all callers have looked
         votes = votes_in(current)
@@ -170,7 +170,7 @@ class RelayRounds(Rounds):
         assert collected is not None  # noqa: S101  # `close` has seen to it
         ended = replace(collected, seconds=now - current.opened)
         if closed.code == OK and collected.code == OK:
-            ended = replace(ended, whole=closed.whole)
+            ended = replace(ended, announced=closed.participants)
         elif collected.code == OK:
             code = LATE if closed.code == EXPELLED else closed.code
             answers = dict.fromkeys(collected.answers, code)
@@ -184,7 +184,7 @@ class RelayGroup(Group):
     """The group of one relay; `take_requests` says what is to be done above.
 
     Args:
-        settings: the operator's, with `places`.
+        settings: the operator's, with `peer_ids`.
         now: the clock, seconds; the join window starts here.
     """
 
@@ -194,16 +194,16 @@ class RelayGroup(Group):
     def __init__(self, settings: ServiceSettings, now: float) -> None:
         super().__init__(settings, now)
         self.rounds = RelayRounds(settings.round_deadline)
-        self._errands: list[UpstreamRequest] = []
+        self._requests: list[UpstreamRequest] = []
         self._next: int | None = None
         """The round that is open above and not here."""
         self._for_nobody = False
-        """Whether a round was handed in that is not open here."""
+        """Whether a round was sent in that is not open here."""
 
     def take_requests(self) -> list[UpstreamRequest]:
         """What is to be done above, in order, since the last call."""
-        errands, self._errands = self._errands, []
-        return errands
+        requests, self._requests = self._requests, []
+        return requests
 
     def absent(self) -> tuple[int, ...]:
         """Places that nobody holds, ascending."""
@@ -221,7 +221,7 @@ class RelayGroup(Group):
         self._advance(now)
 
     def closed(self, closed: UpstreamRound, now: float) -> None:
-        """A round that was handed in is closed above."""
+        """A round that was sent in is closed above."""
         if self.phase == OVER:
             return  # its members have been told so already
         self.above, self._for_nobody = UpstreamState.OUT if closed.code == EXPELLED else UpstreamState.IN, False
@@ -257,11 +257,11 @@ class RelayGroup(Group):
 
     def _advance(self, now: float) -> None:
         super()._advance(now)
-        errand = self._errand(now)
-        if errand is not None:
-            self._errands.append(errand)
+        request = self._request(now)
+        if request is not None:
+            self._requests.append(request)
 
-    def _errand(self, now: float) -> UpstreamRequest | None:
+    def _request(self, now: float) -> UpstreamRequest | None:
         """What the state asks for above, if that is not under way."""
         if self.above is UpstreamState.OUT:
             if self.phase == OVER or self.membership.peers() < self._needed(now):
@@ -275,9 +275,9 @@ class RelayGroup(Group):
             return None if self.membership.workers else self._part()
         if self.rounds.current is None:
             return None if self._for_nobody else self._without_peers()
-        if self.rounds.collected is None or self.rounds.handed:
+        if self.rounds.collected is None or self.rounds.sent:
             return None
-        return self.rounds.hand_in(self._settings.ids)
+        return self.rounds.partial_sum(self._settings.ids)
 
     def _needed(self, now: float) -> int:
         """Peers to go up with: all, or after half of the join window any, so that the group above can still wait."""

@@ -1,4 +1,4 @@
-"""Drives a relay: a hub whose rounds the coordinator above closes.
+"""Driver of a relay: a hub whose rounds the coordinator above closes.
 
 Downwards it is a `Hub` like any other. What its group wants done above goes to `Upstream`, and what became of it comes
 back as steps of its own, each alone and kept before anybody is told.
@@ -36,7 +36,7 @@ class RelayHub(Hub):
     """One relay's side of a run, driven.
 
     Args:
-        settings: the operator's, as `upstream.below` made them.
+        settings: the operator's, as `start.relay_settings` made them.
         store: where everything is kept.
         metrics: what is counted.
         access: to the coordinator above.
@@ -81,9 +81,9 @@ class RelayHub(Hub):
         leaving = self._relay.phase == OVER and self._relay.above in (UpstreamState.IN, UpstreamState.PARTING)
         return leaving or super().awaits_leave
 
-    def _hear(self, told: UpstreamEvent) -> None:
+    def _hear(self, event: UpstreamEvent) -> None:
         """Called in the thread of `Upstream`."""
-        self._loop.call_soon_threadsafe(self._news.put_nowait, told)
+        self._loop.call_soon_threadsafe(self._news.put_nowait, event)
 
     async def _heed(self) -> None:
         while True:
@@ -94,20 +94,20 @@ class RelayHub(Hub):
         if isinstance(exc, Exception):
             self.fail(exc)
 
-    async def _take(self, told: UpstreamEvent) -> None:
+    async def _take(self, event: UpstreamEvent) -> None:
         now = self.clock()
-        if isinstance(told, UpstreamFailed):
-            raise told.error
-        if isinstance(told, RoundOpened):
-            self._relay.opened(told.round, now)
-        elif isinstance(told, RoundClosed):
-            self._answered = told
-            self._relay.closed(told.closed, now)
-        elif isinstance(told, RunOver):
-            logger.warning("no more of the group above, at %s: %s", self.upstream, told.reason)
-            self._relay.ended(told.reason, now, member=told.member)
+        if isinstance(event, UpstreamFailed):
+            raise event.error
+        if isinstance(event, RoundOpened):
+            self._relay.opened(event.round, now)
+        elif isinstance(event, RoundClosed):
+            self._answered = event
+            self._relay.closed(event.closed, now)
+        elif isinstance(event, RunOver):
+            logger.warning("no more of the group above, at %s: %s", self.upstream, event.reason)
+            self._relay.ended(event.reason, now, member=event.member)
         else:
-            self.reports.update(told.reports)
+            self.reports.update(event.reports)
             self._relay.parted(now)
         await self._flush()
         self.changed.set()  # somebody may wait for no more than that this relay has left
@@ -118,21 +118,21 @@ class RelayHub(Hub):
         if self._known != self.group.membership.version or self.group.phase in (FORMING, WAITING):
             self._known = self.group.membership.version
             self._above.absent(self._relay.absent())
-        for errand in self._relay.take_requests():
-            await self._run_errand(errand)
+        for request in self._relay.take_requests():
+            await self._send_request(request)
 
-    async def _run_errand(self, errand: UpstreamRequest) -> None:
-        if isinstance(errand, PartialSum):
-            total = await self._compute(self._aggregator.partial, errand.batch) if errand.peers else None
-            self._above.send(errand, total=total)
+    async def _send_request(self, request: UpstreamRequest) -> None:
+        if isinstance(request, PartialSum):
+            total = await self._compute(self._aggregator.partial, request.batch) if request.peers else None
+            self._above.send(request, total=total)
         else:
-            self._above.send(errand, agreed=dict(self.agreed), reports=dict(self.reports))
+            self._above.send(request, agreed=dict(self.agreed), reports=dict(self.reports))
 
     def _collecting(self, ids: Sequence[int]) -> Aggregator:
         return Aggregator(self.settings.rule, ids)  # its sum goes up, and is not what will be kept
 
     async def _outcome(self, settled: SettledRound) -> Aggregation:
         """The whole group's total, in place of this relay's own sum."""
-        if settled.whole is None or self._answered is None:
+        if settled.announced is None or self._answered is None:
             return Aggregation(settled)
         return Aggregation(settled, TOTAL, self._answered.digest, FLOAT32, {-1: self._answered.total})

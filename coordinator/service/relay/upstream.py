@@ -1,7 +1,7 @@
-"""A relay's side of the coordinator above: a worker without a network, in a thread of its own.
+"""Connection of a relay to the coordinator above: a worker without a network, in a thread of its own.
 
 To the coordinator above a relay is a worker that hosts the peers of all its places and publishes their partial sum.
-`StreamClient` does what it does for a worker: it reconnects, beats, repeats what is under way. Errands (`relay`) come
+`StreamClient` does what it does for a worker: it reconnects, beats, repeats what is under way. Requests (`relay`) come
 in through a queue, one after the other; what became of each is told as a value, in the thread.
 """
 
@@ -19,7 +19,7 @@ from coordinator.service.relay.client import RelayClient
 from coordinator.service.relay.group import AwaitRound, JoinUpstream, PartialSum, UpstreamRequest, UpstreamRound
 from coordinator.service.rounds import Participants
 from coordinator.service.settings import ServiceSettings
-from peers.common.errors import ConfigError, DisagreementError, ExchangeError
+from peers.common.errors import DisagreementError, ExchangeError
 from peers.transport.access import Access
 from peers.transport.client import CALL
 from peers.transport.replies import Outcome, RefusedError
@@ -29,7 +29,7 @@ from protos.frames import Buffer
 from protos.tensors import Float32, to_wire
 
 PARTING = 1.0
-"""Seconds that an errand under way has to end, when the process does."""
+"""Seconds that an request under way has to end, when the process does."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class RoundOpened:
 
 @dataclass(frozen=True)
 class RoundClosed:
-    """What became of a round that was handed in; `total`: bytes of the whole group's, with their digest."""
+    """What became of a round that was sent in; `total`: bytes of the whole group's, with their digest."""
 
     closed: UpstreamRound
     total: Buffer = b""
@@ -81,7 +81,7 @@ class Upstream:
     Args:
         access: where the coordinator above is, and what opens it.
         settings: the relay's.
-        tell: called in the thread with what became of each errand.
+        tell: called in the thread with what became of each request.
     """
 
     def __init__(self, access: Access, settings: ServiceSettings, tell: Callable[[UpstreamEvent], None]) -> None:
@@ -89,18 +89,18 @@ class Upstream:
         self._settings = settings
         self._tell = tell
         self._client = RelayClient(access, shared=settings.shared_memory)
-        self._errands: queue.SimpleQueue[Callable[[], UpstreamEvent] | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Callable[[], UpstreamEvent] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay-upstream", daemon=True)
 
     def start(self) -> None:
-        """Begin to take errands."""
+        """Begin to take requests."""
         self._thread.start()
 
     def close(self) -> None:
         """Stop without a word to the coordinator above, as a worker that is killed; any number of times."""
         self._closing.set()
-        self._errands.put(None)
+        self._requests.put(None)
         self._client.cancel()
         if self._thread.ident is not None:
             self._thread.join(PARTING)
@@ -114,7 +114,7 @@ class Upstream:
 
     def send(
         self,
-        errand: UpstreamRequest,
+        request: UpstreamRequest,
         *,
         total: Float32 | None = None,
         agreed: Mapping[str, str] | None = None,
@@ -123,46 +123,46 @@ class Upstream:
         """Have something done above.
 
         Args:
-            errand: what.
+            request: what.
             total: with PartialSum, the sum of those that contribute.
             agreed: with JoinUpstream, what all members must have in common.
             reports: with Part, last words of this relay's peers.
         """
-        if isinstance(errand, JoinUpstream):
-            self._errands.put(lambda: self._enter(errand, agreed or {}))
-        elif isinstance(errand, AwaitRound):
-            self._errands.put(lambda: self._ended(self._client.opening()))
-        elif isinstance(errand, PartialSum):
-            self._errands.put(lambda: self._hand_in(errand, total))
+        if isinstance(request, JoinUpstream):
+            self._requests.put(lambda: self._enter(request, agreed or {}))
+        elif isinstance(request, AwaitRound):
+            self._requests.put(lambda: self._ended(self._client.opening()))
+        elif isinstance(request, PartialSum):
+            self._requests.put(lambda: self._send_partial_sum(request, total))
         else:
-            self._errands.put(lambda: self._part(reports or {}))
+            self._requests.put(lambda: self._part(reports or {}))
 
     def _run(self) -> None:
-        while (errand := self._errands.get()) is not None:
+        while (request := self._requests.get()) is not None:
             try:
-                told = errand()
+                event = request()
             except ExchangeError as exc:
-                told = RunOver(f"{exc}", member=False)
-            except Exception as exc:  # handed to the loop, which ends the process with it
-                told = UpstreamFailed(exc)
+                event = RunOver(f"{exc}", member=False)
+            except Exception as exc:  # sent to the loop, which ends the process with it
+                event = UpstreamFailed(exc)
             if self._closing.is_set():
                 return
-            self._tell(told)
+            self._tell(event)
 
-    def _enter(self, errand: JoinUpstream, agreed: Mapping[str, str]) -> UpstreamEvent:
-        it, places = self._settings, self._settings.ids
-        self._client.absent = errand.absent
-        wishes = tuple(PeerWish(peer, 0, errand.saved, peer in errand.absent) for peer in places)
+    def _enter(self, request: JoinUpstream, agreed: Mapping[str, str]) -> UpstreamEvent:
+        settings, places = self._settings, self._settings.ids
+        self._client.absent = request.absent
+        wishes = tuple(PeerWish(peer, 0, request.saved, peer in request.absent) for peer in places)
         name = f"relay of peers {places.start} to {places.stop - 1}"
         info = WorkerInfo(
-            it.run_id,
+            settings.run_id,
             wishes,
-            it.shape,
-            it.rule.name,
+            settings.shape,
+            settings.rule.name,
             agreed=agreed,
             insist=True,
             name=name,
-            window=it.join_window,
+            window=settings.join_window,
         )
         try:
             admission = self._client.join(info)
@@ -189,27 +189,29 @@ class Upstream:
         logger.warning("the group above has this relay no more: %s", outcome)
         return LeftUpstream({})
 
-    def _hand_in(self, collected: PartialSum, total: Float32 | None) -> UpstreamEvent:
-        self._client.hand_in(collected, total)
+    def _send_partial_sum(self, partial: PartialSum, total: Float32 | None) -> UpstreamEvent:
+        self._client.send_partial_sum(partial, total)
         try:
-            return self._judged(collected.round, self._client.result())
+            return self._judged(partial.round, self._client.result())
         except DisagreementError as exc:
-            return self._answered(UpstreamRound(collected.round, pb.BATCH_MISMATCH, str(exc)))
+            return self._answered(UpstreamRound(partial.round, pb.BATCH_MISMATCH, str(exc)))
         except RefusedError as exc:
-            if not collected.peers:
+            if not partial.peers:
                 raise
             logger.error("the coordinator above refuses this relay's sum, its peers abstain: %s", exc)
-            abstains = tuple(sorted((*collected.peers, *collected.abstains)))
-            return self._hand_in(replace(collected, peers=(), abstains=abstains), None)
+            abstains = tuple(sorted((*partial.peers, *partial.abstains)))
+            return self._send_partial_sum(replace(partial, peers=(), abstains=abstains), None)
 
     def _judged(self, round_: int, outcome: Outcome) -> UpstreamEvent:
         if isinstance(outcome, Consensus):
             leaving = tuple(sorted(outcome.leaving))
-            whole = Participants(outcome.epoch, outcome.contributors, outcome.group, leaving)
+            participants = Participants(outcome.epoch, outcome.contributors, outcome.group, leaving)
             assert outcome.total is not None  # noqa: S101  # a relay joins with a rule that lives on sums
             total = to_wire(outcome.total, pb.FLOAT32)
             assert outcome.digest is not None  # noqa: S101  # every coordinator gives one
-            return self._answered(UpstreamRound(round_, pb.OK, whole=whole), total, bytes.fromhex(outcome.digest))
+            return self._answered(
+                UpstreamRound(round_, pb.OK, participants=participants), total, bytes.fromhex(outcome.digest)
+            )
         if isinstance(outcome, RunEnded):
             return RunOver(outcome.text, member=True)
         if isinstance(outcome, Expelled):
@@ -248,53 +250,3 @@ def batches(reports: Mapping[int, bytes], size: int) -> Iterator[Mapping[int, by
             some = {}
         some[peer] = report
     yield some
-
-
-def below(settings: ServiceSettings, access: Access) -> ServiceSettings:
-    """A relay's settings, with the times that the coordinator above leaves it; asks there.
-
-    Its group is its places. It collects for half of the time that the coordinator above waits, so that what it hands
-    up is never late because a peer of its own was.
-
-    Args:
-        settings: as for a coordinator of the whole group, with `places`.
-        access: to the coordinator above.
-
-    Raises:
-        ConfigError: no places, places beyond the group, or times that contradict those above.
-        DisagreementError: the coordinator above runs another run.
-        ExchangeError: it cannot be reached within the join window.
-    """
-    if settings.places is None:
-        raise ConfigError(f"a relay of {access.address} needs the ids that it answers for: --peers FIRST-LAST")
-    first, last = settings.places
-    if last >= settings.group:
-        raise ConfigError(
-            f"the relay's peers are {first} to {last}, the group has {settings.group}, from 0 on: give ids that the "
-            f"whole group has (group.peers)"
-        )
-    client = RelayClient(access, shared=False)
-    try:
-        above = client.look(settings.join_window)
-    finally:
-        client.close()
-    if (above.run_id, above.rounds) != (settings.run_id, settings.rounds):
-        raise DisagreementError(
-            f"the coordinator at {access.address} has run {above.run_id!r} of {above.rounds} rounds, this relay was "
-            f"started for {settings.run_id!r} of {settings.rounds}: start all of a tree with the same configuration"
-        )
-    deadline, places = above.round_deadline / 2, last - first + 1
-    if deadline < settings.heartbeat or settings.join_window < above.round_deadline:
-        raise ConfigError(
-            f"the coordinator at {access.address} waits {above.round_deadline} s for a round, a relay half of that for "
-            f"its own peers, {deadline} s: expected heartbeat (here {settings.heartbeat} s) to be at most that long, "
-            f"and join_window (here {settings.join_window} s) at least {above.round_deadline} s"
-        )
-    block = 1 << (places - 1).bit_length()
-    if first % block or (places < block and last < settings.group - 1):
-        logger.warning(
-            "peers %d to %d are no aligned block of 2^m ids: totals differ from a flat group's in their last bits",
-            first,
-            last,
-        )
-    return replace(settings, group=places, max_peers=places, min_peers=1, round_deadline=deadline)

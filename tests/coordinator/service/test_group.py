@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coordinator.service.group import COMPLETE, Group, NotOpenYet, GroupEnded
+from coordinator.service.group import COMPLETE, Group, GroupEnded, NotOpenYet
 from coordinator.service.membership import DepartedWorker, PeerRequest, WorkerRecord
 from coordinator.service.rounds import OpenRound, Publication, SettledRound
 from protos.consensus_pb2 import (

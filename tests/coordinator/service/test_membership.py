@@ -24,7 +24,7 @@ def joined(group: Membership, *wishes: PeerRequest, now: float = 0.0) -> WorkerR
 
 def test_wishes_are_granted_where_they_can_be() -> None:
     """A free wished id is given, a held one is replaced by the lowest free one, a foolish one likewise."""
-    group = Membership(5.0, 8)
+    group = Membership(5.0, range(8))
     assert joined(group, PeerRequest(3)).peers == (3,)
     assert joined(group, PeerRequest(3), PeerRequest(1), PeerRequest(99)).peers == (0, 1, 2)
     refusal = join(group, PeerRequest(3), insist=True)
@@ -38,7 +38,7 @@ def test_wishes_are_granted_where_they_can_be() -> None:
 @given(wishes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=20))
 def test_incarnations_only_grow(wishes: list[tuple[int, int]]) -> None:
     """Whoever comes under an id gets a higher incarnation than anybody before, and at least the one it asks for."""
-    group, seen = Membership(5.0, 4), dict[int, int]()
+    group, seen = Membership(5.0, range(4)), dict[int, int]()
     for index, incarnation in wishes:
         worker = joined(group, PeerRequest(index, incarnation))
         assert worker.peers == (index,)
@@ -50,7 +50,7 @@ def test_incarnations_only_grow(wishes: list[tuple[int, int]]) -> None:
 
 def test_a_repeated_join_is_the_same_membership() -> None:
     """The same request gets the same worker, reachable by the new bearer only."""
-    group = Membership(5.0, 8)
+    group = Membership(5.0, range(8))
     first = joined(group)
     again = group.join([PeerRequest()], name="w", bearer="other", request="request 0", insist=False, now=1.0)
     assert again is first
@@ -60,7 +60,7 @@ def test_a_repeated_join_is_the_same_membership() -> None:
 
 def test_only_newcomers_with_a_stream_are_admitted_and_the_epoch_grows() -> None:
     """Admission takes those whose stream stands, once; joining and leaving of members grow the epoch."""
-    group = Membership(5.0, 8)
+    group = Membership(5.0, range(8))
     one, two = joined(group), joined(group)
     group.attach(one.number, 0.0)
     assert group.admit() == [one.number]
@@ -75,7 +75,7 @@ def test_only_newcomers_with_a_stream_are_admitted_and_the_epoch_grows() -> None
 
 def test_silence_and_broken_streams_expel_after_one_heartbeat_period() -> None:
     """Five seconds of silence are forgiven, a moment more is not; a broken stream has the same grace."""
-    group = Membership(5.0, 8)
+    group = Membership(5.0, range(8))
     silent, broken, fine = joined(group), joined(group), joined(group)
     for worker in (silent, broken, fine):
         group.attach(worker.number, 0.0)
@@ -92,7 +92,7 @@ def test_silence_and_broken_streams_expel_after_one_heartbeat_period() -> None:
 
 def test_a_coordinator_that_was_held_up_blames_nobody() -> None:
     """Time in which the coordinator could not listen counts for nobody."""
-    group = Membership(5.0, 8)
+    group = Membership(5.0, range(8))
     worker = joined(group)
     group.attach(worker.number, 0.0)
     group.forgive(60.0)
@@ -102,7 +102,7 @@ def test_a_coordinator_that_was_held_up_blames_nobody() -> None:
 
 def test_three_in_a_row_expel() -> None:
     """The third refused publication in a row is a reason to expel, and so is the third missed round; success resets."""
-    group = Membership(5.0, 8)
+    group = Membership(5.0, range(8))
     number = joined(group).number
     for count in (group.refused, lambda n: group.missed(n, 1.0)):
         assert count(number) is None
@@ -116,7 +116,7 @@ def test_three_in_a_row_expel() -> None:
 
 def test_the_expelled_stay_known_with_the_reason() -> None:
     """A bearer of an expelled worker leads to the reason."""
-    group = Membership(5.0, 8)
+    group = Membership(5.0, range(8))
     worker = joined(group)
     group.remove(worker.number, "silent", left=False)
     gone = group.known(worker.bearer)

@@ -29,7 +29,7 @@ WHOLE = Participants(5, (1, 4, 5), (1, 2, 4, 5, 6, 7))
 
 def relay(**changes: Any) -> RelayGroup:
     """Of places 4 to 7."""
-    values = {"places": (4, 7), "group": 4, "max_peers": 4, "min_peers": 1, **changes}
+    values = {"peer_ids": (4, 7), "group": 4, "max_peers": 4, "min_peers": 1, **changes}
     return RelayGroup(settings(**values), 0.0)
 
 
@@ -109,7 +109,7 @@ def test_a_round_stays_open_until_it_is_closed_above() -> None:
     assert group.take_requests() == [PartialSum(3, BATCH, (4, 5), (), (6, 7))]
     group.tick(34.0)
     assert (group.take(), group.take_requests()) == ([], [])
-    group.closed(UpstreamRound(3, OK, whole=WHOLE, following=4, is_open=True), 34.0)
+    group.closed(UpstreamRound(3, OK, participants=WHOLE, following=4, is_open=True), 34.0)
     event = settled(group)
     assert (event.code, event.contributors, event.answers) == (OK, (4, 5), {1: OK, 2: OK})
     assert event.participants == WHOLE
@@ -127,7 +127,7 @@ def test_who_misses_its_deadline_is_left_out_and_late() -> None:
     group.tick(40.0)
     assert group.take_requests() == [PartialSum(3, BATCH, (4,), (), (5, 6, 7))]
     assert isinstance(publish(group, two, 40.0), NotOpenYet)
-    group.closed(UpstreamRound(3, OK, whole=WHOLE, following=4, is_open=True), 40.0)
+    group.closed(UpstreamRound(3, OK, participants=WHOLE, following=4, is_open=True), 40.0)
     event = settled(group)
     assert (event.answers, event.missed, event.waited) == ({1: OK}, (2,), {2: 10.0})
     assert event.participants == Participants(5, (1, 4, 5), (1, 2, 4, 5, 6, 7), leaving=(4,))
@@ -146,7 +146,7 @@ def test_what_is_nothing_above_is_nothing_below(code: Any, due: Any) -> None:
     group.take_requests()
     group.closed(UpstreamRound(3, code, "the reason", following=5, is_open=code != EXPELLED), 31.0)
     event = settled(group)
-    assert (event.code, event.text, event.contributors, event.whole) == (due, "the reason", (), None)
+    assert (event.code, event.text, event.contributors, event.announced) == (due, "the reason", (), None)
     assert event.answers == {1: due, 2: due}
     if code == EXPELLED:
         assert group.take_requests() == [JoinUpstream((6, 7), ())], "it joins again at once"
@@ -162,7 +162,7 @@ def test_two_batches_among_its_own() -> None:
     for worker, batch in zip(workers, (BATCH, OTHER, BATCH), strict=True):
         publish(group, worker, batch=batch)
     assert group.take_requests() == [PartialSum(3, BATCH, (4, 6), (), (5, 7))]
-    group.closed(UpstreamRound(3, OK, whole=WHOLE, following=4, is_open=True), 31.0)
+    group.closed(UpstreamRound(3, OK, participants=WHOLE, following=4, is_open=True), 31.0)
     event = settled(group)
     assert event.answers == {1: OK, 2: BATCH_MISMATCH, 3: OK}
     assert f"peers [5] saw {OTHER.hex()}" in event.text
@@ -170,9 +170,9 @@ def test_two_batches_among_its_own() -> None:
     publish(group, one)
     publish(group, two, batch=OTHER)
     assert group.take_requests() == [PartialSum(3, NO_BATCH, (), (), (4, 5, 6, 7))]
-    group.closed(UpstreamRound(3, OK, whole=WHOLE, following=4, is_open=True), 31.0)
+    group.closed(UpstreamRound(3, OK, participants=WHOLE, following=4, is_open=True), 31.0)
     event = settled(group)
-    assert (event.code, set(event.answers.values()), event.whole) == (BATCH_MISMATCH, {BATCH_MISMATCH}, None)
+    assert (event.code, set(event.answers.values()), event.announced) == (BATCH_MISMATCH, {BATCH_MISMATCH}, None)
 
 
 def test_abstaining_goes_up_as_such() -> None:
@@ -181,7 +181,7 @@ def test_abstaining_goes_up_as_such() -> None:
     publish(group, one, peers=(), abstains=(4,))
     publish(group, two, peers=(), abstains=(5,))
     assert group.take_requests() == [PartialSum(3, BATCH, (), (4, 5), (6, 7))]
-    group.closed(UpstreamRound(3, OK, whole=WHOLE, following=4, is_open=True), 31.0)
+    group.closed(UpstreamRound(3, OK, participants=WHOLE, following=4, is_open=True), 31.0)
     assert settled(group).participants == WHOLE
 
 
@@ -204,20 +204,20 @@ def test_without_peers_it_hands_in_for_nobody() -> None:
     group, workers = running(1)
     group.leave(workers[0].number, 31.0)
     assert group.take_requests() == [PartialSum(3, NO_BATCH, (), (), (4, 5, 6, 7))]
-    group.closed(UpstreamRound(3, OK, whole=WHOLE, following=4, is_open=True), 31.0)
+    group.closed(UpstreamRound(3, OK, participants=WHOLE, following=4, is_open=True), 31.0)
     assert group.phase == WAITING
     assert group.take_requests() == [PartialSum(4, NO_BATCH, (), (), (4, 5, 6, 7))]
     newcomer = join(group, 32.0)
     assert newcomer.incarnations == (1,)
     group.tick(32.0)
     assert group.take_requests() == [], "one publication at a time"
-    group.closed(UpstreamRound(4, OK, whole=WHOLE, following=5, is_open=True), 32.0)
+    group.closed(UpstreamRound(4, OK, participants=WHOLE, following=5, is_open=True), 32.0)
     assert group.rounds.current is not None
     assert (group.rounds.current.round, group.rounds.current.ids) == (5, (4,))
 
 
-@pytest.mark.parametrize(("above", "handed"), [(3, True), (7, False)])
-def test_after_its_own_death_it_enters_anew(above: int, handed: bool) -> None:
+@pytest.mark.parametrize(("above", "sent"), [(3, True), (7, False)])
+def test_after_its_own_death_it_enters_anew(above: int, sent: bool) -> None:
     """Its members publish again: in the same round above that goes up, in a later one they were late."""
     group, (one, two) = running(2)
     publish(group, one)
@@ -227,7 +227,7 @@ def test_after_its_own_death_it_enters_anew(above: int, handed: bool) -> None:
     assert [publish(again, worker, 50.0) for worker in (one, two)] == [OK, OK]
     assert again.take_requests() == [JoinUpstream((6, 7), ())]
     again.opened(above, 51.0)
-    if handed:
+    if sent:
         assert again.take_requests() == [PartialSum(3, BATCH, (4, 5), (), (6, 7))]
         return
     event = settled(again)
@@ -242,7 +242,7 @@ def test_it_leaves_last() -> None:
     for worker in workers:
         publish(group, worker)
     group.take_requests()
-    group.closed(UpstreamRound(3, OK, whole=WHOLE, following=4), 31.0)
+    group.closed(UpstreamRound(3, OK, participants=WHOLE, following=4), 31.0)
     assert (group.phase, group.text) == (OVER, COMPLETE)
     group.leave(workers[0].number, 31.0)
     assert group.take_requests() == []
@@ -263,7 +263,7 @@ def test_the_end_above_is_the_end_below(member: bool) -> None:
     assert settled(group).code == VOID
     group.leave(workers[0].number, 31.0)
     assert group.take_requests() == [LeaveUpstream()] * member
-    group.closed(UpstreamRound(3, OK, whole=WHOLE, following=4, is_open=True), 32.0)
+    group.closed(UpstreamRound(3, OK, participants=WHOLE, following=4, is_open=True), 32.0)
     assert group.take_requests() == [], "what comes too late changes nothing"
 
 
@@ -271,7 +271,7 @@ def test_what_was_closed_survives_as_json() -> None:
     """The receipt of the whole group is kept with the round."""
     group, workers = running(1)
     publish(group, workers[0])
-    group.closed(UpstreamRound(3, OK, whole=WHOLE, following=4, is_open=True), 31.0)
+    group.closed(UpstreamRound(3, OK, participants=WHOLE, following=4, is_open=True), 31.0)
     last = group.rounds.last
     assert last is not None
     assert SettledRound.from_json(json.loads(json.dumps(last.as_json()))) == last

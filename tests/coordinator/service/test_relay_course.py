@@ -1,6 +1,6 @@
 """A root and two relays in random orders of events: all or nothing across the tree, and it never gets stuck. Pure.
 
-The wires between them are played: errands and answers wait in queues, and are carried when the dice say so.
+The wires between them are played: requests and answers wait in queues, and are carried when the dice say so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from coordinator.service.group import Group, NotOpenYet, GroupEnded
+from coordinator.service.group import Group, GroupEnded, NotOpenYet
 from coordinator.service.membership import DepartedWorker, PeerRequest, WorkerRecord
 from coordinator.service.relay.group import (
     AwaitRound,
@@ -36,37 +36,37 @@ class Wire:
 
     def __init__(self, root: Group, relay: RelayGroup) -> None:
         self.root, self.relay = root, relay
-        self.errands: deque[UpstreamRequest] = deque()
+        self.requests: deque[UpstreamRequest] = deque()
         self.news: deque[Callable[[float], None]] = deque()
         self.worker: int | None = None
         self.under_way: UpstreamRequest | None = None
 
     def carry(self, now: float) -> None:
         """One step of whatever is on its way; what stands in the queue waits for the answer to what went before."""
-        self.errands.extend(self.relay.take_requests())
+        self.requests.extend(self.relay.take_requests())
         if self.news:
             self.news.popleft()(now)
-        elif self.errands and self.under_way is None:
-            self.under_way = self.errands.popleft()
+        elif self.requests and self.under_way is None:
+            self.under_way = self.requests.popleft()
             self.begin(self.under_way, now)
 
     def answer(self, told: Callable[[float], None]) -> None:
         self.under_way = None
         self.news.append(told)
 
-    def begin(self, errand: UpstreamRequest, now: float) -> None:
-        if isinstance(errand, JoinUpstream):
-            self.enter(errand, now)
-        elif isinstance(errand, PartialSum):
-            self.hand_in(errand, now)
-        elif isinstance(errand, AwaitRound):
+    def begin(self, request: UpstreamRequest, now: float) -> None:
+        if isinstance(request, JoinUpstream):
+            self.enter(request, now)
+        elif isinstance(request, PartialSum):
+            self.send_partial_sum(request, now)
+        elif isinstance(request, AwaitRound):
             self.look_for_a_round()
         else:
             self.root.leave(self.worker or 0, now)
             self.answer(self.relay.parted)
 
-    def enter(self, errand: JoinUpstream, now: float) -> None:
-        wishes = [PeerRequest(peer, 0, errand.saved, peer in errand.absent) for peer in self.relay._settings.ids]
+    def enter(self, request: JoinUpstream, now: float) -> None:
+        wishes = [PeerRequest(peer, 0, request.saved, peer in request.absent) for peer in self.relay._settings.ids]
         mark = f"relay {self.root.membership.numbers}"
         worker = self.root.join(wishes, name="relay", bearer=mark, request=mark, insist=True, now=now)
         if isinstance(worker, WorkerRecord):
@@ -74,7 +74,7 @@ class Wire:
             self.root.attach(worker.number, now)
             self.look_for_a_round()
         elif worker[0] == INDEX_HELD:
-            self.errands.appendleft(errand)
+            self.requests.appendleft(request)
             self.under_way = None
         else:
             assert worker[0] == ENDED
@@ -95,16 +95,16 @@ class Wire:
     def over(self, reason: str, *, member: bool) -> None:
         self.answer(lambda now: self.relay.ended(reason, now, member=member))
 
-    def hand_in(self, errand: PartialSum, now: float) -> None:
+    def send_partial_sum(self, request: PartialSum, now: float) -> None:
         current, number = self.root.rounds.current, self.worker or 0
         epoch = current.epoch if current is not None and number in current.present else 0
-        item = Publication(number, errand.round, epoch, errand.batch, errand.peers, errand.abstains)
-        verdict = self.root.offer(Publication(**{**item._asdict(), "absent": errand.absent}), now)
+        item = Publication(number, request.round, epoch, request.batch, request.peers, request.abstains)
+        verdict = self.root.offer(Publication(**{**item._asdict(), "absent": request.absent}), now)
         assert isinstance(verdict, NotOpenYet) or verdict in (OK, LATE, EXPELLED, ENDED), verdict
         if verdict == LATE:
-            self.closed(UpstreamRound(errand.round, LATE, "late"))
+            self.closed(UpstreamRound(request.round, LATE, "late"))
         elif verdict == EXPELLED:
-            self.closed(UpstreamRound(errand.round, EXPELLED, "expelled"))
+            self.closed(UpstreamRound(request.round, EXPELLED, "expelled"))
         elif verdict == ENDED:
             self.over(self.root.text, member=True)
 
@@ -116,22 +116,22 @@ class Wire:
 
     def hear(self, event: Any) -> None:
         """What happened above, where it answers what is under way."""
-        errand = self.under_way
-        if isinstance(event, SettledRound) and isinstance(errand, PartialSum) and self.worker in event.answers:
+        request = self.under_way
+        if isinstance(event, SettledRound) and isinstance(request, PartialSum) and self.worker in event.answers:
             if self.root.phase != OVER or event.code == OK:
                 code = event.answers[self.worker]
                 self.closed(UpstreamRound(event.round, code, event.text, event.participants if code == OK else None))
         elif isinstance(event, OpenRound) and self.worker in event.members:
-            if isinstance(errand, JoinUpstream | AwaitRound):
+            if isinstance(request, JoinUpstream | AwaitRound):
                 self.opened(event.round)
-            elif isinstance(errand, PartialSum):
-                self.closed(UpstreamRound(errand.round, LATE, "another round is open"))
+            elif isinstance(request, PartialSum):
+                self.closed(UpstreamRound(request.round, LATE, "another round is open"))
         elif isinstance(event, DepartedWorker) and event.number == self.worker and not event.left:
-            if isinstance(errand, PartialSum):
-                self.closed(UpstreamRound(errand.round, EXPELLED, event.reason))
-            elif errand is not None:
+            if isinstance(request, PartialSum):
+                self.closed(UpstreamRound(request.round, EXPELLED, event.reason))
+            elif request is not None:
                 self.answer(self.relay.parted)
-        elif isinstance(event, GroupEnded) and errand is not None:
+        elif isinstance(event, GroupEnded) and request is not None:
             self.over(event.text, member=True)
 
     def die_and_come_back(self, now: float) -> None:
@@ -152,7 +152,7 @@ class TreeCourse(RuleBasedStateMachine):
         self.root = Group(settings(group=4, min_peers=least, quorum=quorum, rounds=rounds), 0.0)
         self.wires = []
         for places in PLACES:
-            own = {"places": places, "group": 2, "max_peers": 2, "min_peers": 1, "round_deadline": 5.0}
+            own = {"peer_ids": places, "group": 2, "max_peers": 2, "min_peers": 1, "round_deadline": 5.0}
             self.wires.append(Wire(self.root, RelayGroup(settings(rounds=rounds, **own), 0.0)))
         self.closed: dict[int, SettledRound] = {}
         self.told: dict[tuple[int, int], SettledRound] = {}
@@ -175,7 +175,7 @@ class TreeCourse(RuleBasedStateMachine):
         """A total below is the one that was closed above, with everybody in it who believes so."""
         assert (place, event.round) not in self.told, "a round was told twice"
         self.told[place, event.round] = event
-        if event.whole is None:
+        if event.announced is None:
             assert event.code != OK
             assert OK not in event.answers.values()
             return
@@ -244,7 +244,7 @@ class TreeCourse(RuleBasedStateMachine):
             if place not in silent and member is not None:
                 self.root.membership.beat(member.number, self.now)
                 if self.root.phase != OVER:
-                    self.root.unheld(member.number, wire.relay.absent(), self.now)
+                    self.root.set_absent(member.number, wire.relay.absent(), self.now)
             for number in wire.relay.membership.workers:
                 wire.relay.membership.beat(number, self.now)
             wire.relay.tick(self.now)

@@ -16,7 +16,7 @@ class Relay(Coordinator):
 
     def __init__(self, folder: Path, above: Coordinator, first: int, last: int, **changes: Any) -> None:
         folder.mkdir()
-        super().__init__(folder, places=(first, last), **changes)
+        super().__init__(folder, peer_ids=(first, last), **changes)
         self.above = above
         self.first = first
 
