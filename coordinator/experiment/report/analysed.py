@@ -9,24 +9,10 @@ from typing import Any
 
 from coordinator.experiment.report.curve import Curve, over_groups
 from coordinator.experiment.report.load import CellFolder, ExperimentFolder
-from coordinator.experiment.report.words import deviation_of, mean_of
 from coordinator.experiment.statistics import Summary, summarize
 
 LARGEST_PICTURE = 4 * 2**20
 """Bytes of a picture that still goes into the page."""
-
-
-@dataclass(frozen=True)
-class Averaged:
-    """One row of numbers, averaged over groups.
-
-    Attributes:
-        means: place by place; None where no group has a value.
-        deviations: with n - 1; None below two groups.
-    """
-
-    means: tuple[float | None, ...]
-    deviations: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -57,16 +43,15 @@ class Analysed:
             for found in self._having("course")
         )
 
-    def row(self, *path: str | int) -> Averaged | None:
-        """A list of numbers at a place of the analysis, e.g. `row("stages", "knn", 0)`; None where there is none."""
-        rows = [row for found in self._having(str(path[0])) if (row := _at(found, path)) is not None]
-        if not rows or not rows[0]:
-            return None
-        columns = [[row[place] for row in rows if place < len(row)] for place in range(len(rows[0]))]
-        kept = [[value for value in column if isinstance(value, int | float)] for column in columns]
-        return Averaged(
-            tuple(mean_of(column) for column in kept),
-            tuple(deviation_of([float(v) for v in column]) for column in kept),
+    def row(self, *path: str | int) -> Curve | None:
+        """A list of numbers at a place of the analysis, e.g. `row("stages", "knn", 0)`, by index."""
+        rows = (_at(one, path) for one in self._having(str(path[0])))
+        return over_groups(
+            (
+                {float(place): float(value) for place, value in enumerate(row or ()) if isinstance(value, int | float)}
+                for row in rows
+            ),
+            everywhere=False,
         )
 
     def names(self, *path: str) -> list[str]:

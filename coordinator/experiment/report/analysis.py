@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coordinator.experiment.report import inside
+from coordinator.experiment.report import charts
 from coordinator.experiment.report.analysed import Analysed, analysed
 from coordinator.experiment.report.figure import Panel
 from coordinator.experiment.report.load import ExperimentFolder
 from coordinator.experiment.report.palette import RANDOM, RAW, Look, classes
 from coordinator.experiment.report.render import ReportPart, ReportSection, Table, TableCell, TableColumn, render
-from coordinator.experiment.report.rounds import lines
 from coordinator.experiment.report.words import MINUS, NONE, deviation_of, mean_of, probe_name, signed, spread
 from coordinator.experiment.results import BEFORE, PIXELS
 
@@ -54,46 +53,46 @@ def _part(experiment: ExperimentFolder, arms: Arms, looks: Looks) -> ReportPart:
 def _courses(name: str, arms: Arms, looks: Looks) -> list[Panel]:
     panels = []
     for measure, title in COURSES.items():
-        curves = {one.arm: curve for one in arms if (curve := one.curve(measure)) is not None}
-        if curves:
+        rows = [(looks[one.arm], curve) for one in arms if (curve := one.curve(measure)) is not None]
+        if rows:
             rounds = arms[0].first["rounds"]
-            panels.append(lines(f"{name}-{measure.replace('_', '-')}", title, curves, looks, rounds=rounds))
+            panels.append(charts.over_rounds(f"{name}-{measure.replace('_', '-')}", title, rows, rounds))
     return panels
 
 
 def _spectrum(name: str, arms: Arms, looks: Looks) -> list[Panel]:
     rows = _before_and_after(arms, looks, "spectrum")
-    return [inside.spectrum(f"{name}-spectrum", rows)] if rows else []
+    return [charts.spectrum(f"{name}-spectrum", rows)] if rows else []
 
 
 def _stages(name: str, arms: Arms, looks: Looks) -> list[Panel]:
     names, rows = arms[0].names("stages"), _before_and_after(arms, looks, "stages", "knn")
     title = "k-NN of each stage's features, %"
-    return [inside.along(f"{name}-stages", title, names, rows)] if rows and names else []
+    return [charts.along(f"{name}-stages", title, names, rows)] if rows and names else []
 
 
 def _content(name: str, arms: Arms, looks: Looks) -> list[Panel]:
     panels = []
-    names, rows = arms[0].names("content"), _before_and_after(arms, looks, "content", "explained")
+    names, rows = arms[0].names("content"), _estimates(arms, looks, 3, "content", "explained")
     if names and rows:
-        panels.append(inside.columns(f"{name}-content", "share of the variance explained (R²)", names, rows))
-    names = arms[0].names("content", "detail")
-    rows = _before_and_after(arms, looks, "content", "detail", "explained")
+        title = "share of the variance explained (R²)"
+        panels.append(charts.beside(f"{name}-content", title, names, rows, columns=True))
+    names, rows = arms[0].names("content", "detail"), _estimates(arms, looks, 3, "content", "detail", "explained")
     if names and rows:
         title = "… by each attribute alone (R²)"
-        panels.append(inside.rows(f"{name}-content-detail", title, names, rows, share=True))
+        panels.append(charts.lines(f"{name}-content-detail", title, names, rows, zero=True))
     return panels
 
 
 def _classes(name: str, arms: Arms, looks: Looks) -> list[Panel]:
     names = arms[0].names("classes")
-    gained = [(looks[one.arm], gains) for one in arms if len(gains := one.class_gains()) == len(names)]
-    if not names or not gained:
+    rows = [(looks[one.arm], charts.gains(gained)) for one in arms if len(gained := one.class_gains()) == len(names)]
+    if not names or not rows:
         return []
-    rows = _before_and_after(arms, looks, "classes", "knn")
+    accuracies = _estimates(arms, looks, 1, "classes", "knn")
     return [
-        inside.gains(f"{name}-classes", "k-NN gain of each class, points", names, gained),
-        inside.rows(f"{name}-classes-accuracy", "k-NN accuracy of each class, %", names, rows, share=False),
+        charts.beside(f"{name}-classes", "k-NN gain of each class, points", names, rows),
+        charts.lines(f"{name}-classes-accuracy", "k-NN accuracy of each class, %", names, accuracies, zero=False),
     ]
 
 
@@ -103,10 +102,10 @@ def _embedding(name: str, arms: Arms, _: Looks) -> list[Panel]:
         return []
     kinds = _kinds(shown[0])
     first, title = shown[0].first["embedding"], "before training"
-    panels = [inside.embedding(f"{name}-embedding-before", title, first["before"], first["labels"], kinds)]
+    panels = [charts.plane(f"{name}-embedding-before", title, first["before"], first["labels"], kinds)]
     for one in shown:
         own, title = one.first["embedding"], f"{one.arm}, after training"
-        panels.append(inside.embedding(f"{name}-embedding-{one.arm}", title, own["after"], own["labels"], kinds))
+        panels.append(charts.plane(f"{name}-embedding-{one.arm}", title, own["after"], own["labels"], kinds))
     return panels
 
 
@@ -180,7 +179,11 @@ def _scores(
     return cells
 
 
-def _before_and_after(arms: Arms, looks: Looks, *path: str) -> list[inside.Row]:
+def _before_and_after(arms: Arms, looks: Looks, *path: str) -> list[charts.Row]:
     """The first arm's row before training, in grey: all arms of a seed begin alike; then each arm's after it."""
     every = [(RANDOM, arms[0].row(*path, 0)), *((looks[one.arm], one.row(*path, -1)) for one in arms)]
     return [(look, row) for look, row in every if row is not None]
+
+
+def _estimates(arms: Arms, looks: Looks, digits: int, *path: str) -> list[tuple[Look, list[charts.Estimate]]]:
+    return [(look, charts.estimates(curve, digits)) for look, curve in _before_and_after(arms, looks, *path)]

@@ -18,10 +18,10 @@ class Curve:
     """Mean of one quantity over the groups of one arm, at each of some places.
 
     Attributes:
-        xs: rounds done.
+        xs: places: rounds done, or indices of names.
         means: over the groups.
         deviations: over the groups, n - 1; None where there is one.
-        groups: that have the quantity.
+        groups: how many have the quantity.
     """
 
     xs: tuple[float, ...]
@@ -30,21 +30,23 @@ class Curve:
     groups: int
 
 
-def over_groups(groups: Iterable[Mapping[float, float]]) -> Curve | None:
-    """A curve from that of each group, at the rounds that all of them have; None where there is none.
+def over_groups(groups: Iterable[Mapping[float, float]], *, everywhere: bool = True) -> Curve | None:
+    """A curve from that of each group; None where there is none.
 
     Args:
-        groups: {rounds done: value} of each.
+        groups: {place: value} of each.
+        everywhere: only places that all groups have, thinned; otherwise all that any has.
     """
-    found = [group for group in groups if group]
-    if not found:
+    kept = [group for group in groups if group]
+    places = [set(group) for group in kept]
+    if not places:
         return None
-    xs = thinned(sorted(set(found[0]).intersection(*found[1:])))
+    xs = thinned(sorted(set.intersection(*places))) if everywhere else sorted(set.union(*places))
     if not xs:
         return None
-    columns = [[group[x] for group in found] for x in xs]
+    columns = [[group[x] for group in kept if x in group] for x in xs]
     means = tuple(sum(column) / len(column) for column in columns)
-    return Curve(tuple(xs), means, tuple(deviation_of(column) for column in columns), len(found))
+    return Curve(tuple(xs), means, tuple(deviation_of(column) for column in columns), len(kept))
 
 
 def of_records(records: Sequence[Mapping[str, Any]], name: str) -> dict[float, float]:

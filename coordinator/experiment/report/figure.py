@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import ArrayLike
 
 from coordinator.experiment.report import svg
 from coordinator.experiment.report.palette import GRID, INK, MUTED, PAPER, Look
@@ -99,8 +101,7 @@ class Canvas:
 
     def line(self, look: Look, xs: Sequence[float], ys: Sequence[float], *, width: float = 1.8) -> None:
         """A line."""
-        for artist in self.axes.plot(xs, ys, color=look.tone.light, linestyle=look.dash, linewidth=width, zorder=3):
-            self._mark(artist, look)
+        self._plot(look, xs, ys, linestyle=look.dash, linewidth=width, zorder=3)
 
     def band(self, look: Look, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float]) -> None:
         """What lies between two lines."""
@@ -110,16 +111,15 @@ class Canvas:
     def dot(
         self,
         look: Look,
-        x: float,
-        y: float,
+        x: float | Sequence[float],
+        y: float | Sequence[float],
         says: str = "",
         *,
         size: float = 7.0,
         hollow: bool = False,
         faint: bool = False,
-        whole: bool = True,
     ) -> None:
-        """A marker.
+        """A marker, or several that say the same; shown even where it crosses the axes' edge.
 
         Args:
             look: of its arm.
@@ -129,44 +129,48 @@ class Canvas:
             size: in points.
             hollow: only its outline.
             faint: behind the others, half transparent.
-            whole: shown even where it crosses the axes' edge.
         """
-        (artist,) = self.axes.plot(
-            [x],
-            [y],
+        outlined = hollow or look.marker == "_"
+        self._plot(
+            look,
+            np.atleast_1d(x),
+            np.atleast_1d(y),
+            says,
             linestyle="none",
             marker=look.marker,
             markersize=size,
             markerfacecolor=PAPER.light if hollow else look.tone.light,
-            markeredgecolor=look.tone.light if hollow or look.marker == "_" else PAPER.light,
-            markeredgewidth=1.4 if hollow or look.marker == "_" else 0.7,
+            markeredgecolor=look.tone.light if outlined else PAPER.light,
+            markeredgewidth=1.4 if outlined else 0.7,
             alpha=0.55 if faint else None,
             zorder=3.5 if faint else 5,
-            clip_on=not whole,
+            clip_on=False,
         )
-        self._mark(artist, look, says)
 
-    def cloud(self, look: Look, xs: Sequence[float], ys: Sequence[float], size: float) -> None:
-        """Many small markers that say nothing each, and belong to no arm."""
-        for artist in self.axes.plot(
-            xs,
-            ys,
-            linestyle="none",
-            marker=look.marker,
-            markersize=size,
-            markerfacecolor=look.tone.light,
-            markeredgewidth=0,
-            alpha=0.75,
-            zorder=3,
-        ):
-            self._mark(artist, Look(look.name, look.tone, look.marker))
+    def bar(
+        self, look: Look, at: float, ends: tuple[float, float] | None, *, across: bool = False, width: float = 2.4
+    ) -> None:
+        """An interval at a place: upright, or across; none where it has no ends."""
+        if ends is not None:
+            xs, ys = (ends, (at, at)) if across else ((at, at), ends)
+            self._plot(look, xs, ys, linewidth=width, solid_capstyle="butt", zorder=4)
 
-    def bar(self, look: Look, xs: Sequence[float], ys: Sequence[float], *, width: float = 2.4) -> None:
-        """A straight bar between two points: an interval."""
-        for artist in self.axes.plot(xs, ys, color=look.tone.light, linewidth=width, solid_capstyle="butt", zorder=4):
-            self._mark(artist, look)
+    def estimate(
+        self,
+        look: Look,
+        at: float,
+        value: float,
+        ends: tuple[float, float] | None,
+        says: str,
+        *,
+        across: bool = False,
+        size: float = 7.0,
+    ) -> None:
+        """A marker with its interval; a larger marker has a thicker bar."""
+        self.bar(look, at, ends, across=across, width=0.6 + 0.2 * size)
+        self.dot(look, value if across else at, at if across else value, says, size=size)
 
-    def box(self, look: Look, x: float, height: float, width: float, says: str = "") -> None:
+    def column(self, look: Look, x: float, height: float, width: float, says: str) -> None:
         """A column from 0 to a height."""
         drawn = self.axes.bar([x], [height], width=width, color=look.tone.light, zorder=3)
         self._mark(drawn.patches[0], look, says)
@@ -178,6 +182,10 @@ class Canvas:
     def ticks(self, names: Sequence[str], *, vertical: bool = False) -> None:
         """Names at 0, 1, ... instead of numbers."""
         (self.axes.set_yticks if vertical else self.axes.set_xticks)(range(len(names)), [short(name) for name in names])
+
+    def _plot(self, look: Look, xs: ArrayLike, ys: ArrayLike, says: str = "", **style: Any) -> None:
+        for artist in self.axes.plot(xs, ys, color=look.tone.light, **style):
+            self._mark(artist, look, says)
 
     def _mark(self, artist: Artist, look: Look, says: str = "") -> None:
         name = f"mark{len(self.marks)}"

@@ -90,9 +90,8 @@ def _forest(name: str, title: str, rows: Sequence[tuple[Look, Comparison, list[f
             for step, (seed, value) in enumerate(zip(seeds, singles, strict=True)):
                 below = place + 0.25 + 0.06 * (step % 3)  # apart, so that equal seeds stay visible
                 canvas.dot(look, value, below, f"{look.name}, seed {seed}: {signed(value, 2)}", size=4.8, faint=True)
-            if comparison.t_interval is not None:
-                canvas.bar(look, comparison.t_interval, (place, place))
-            canvas.dot(look, comparison.difference, place, f"{look.name}: {_short(comparison)}", size=8)
+            says = f"{look.name}: {_short(comparison)}"
+            canvas.estimate(look, place, comparison.difference, comparison.t_interval, says, across=True, size=8)
             canvas.axes.annotate(
                 signed(comparison.difference),
                 (1, place),

@@ -99,10 +99,11 @@ def sensitivity(sweep: SweepFolder, probe: str, axis: Axis, axes: Sequence[Axis]
         for point, summary in known:
             x, faint = axis.at(point.values[axis.key]), grid and (point, summary) not in slice_
             look = _BEST if point is best and _may_choose(sweep) else _POINT
-            if summary.t_interval is not None and not faint:
-                canvas.bar(look, (x, x), summary.t_interval, width=1.6)
-            said = f"{point.name}, {setting(point)}: {signed(summary.mean)} ({interval(summary.t_interval)})"
-            canvas.dot(look, x, summary.mean, said, size=4.5 if faint else 7, faint=faint)
+            says = f"{point.name}, {setting(point)}: {signed(summary.mean)} ({interval(summary.t_interval)})"
+            if faint:
+                canvas.dot(look, x, summary.mean, says, size=4.5, faint=True)
+            else:
+                canvas.estimate(look, x, summary.mean, summary.t_interval, says)
         _without_gain(canvas, sweep, axis)
         axis.prepare(canvas)
 
