@@ -1,113 +1,131 @@
-"""Are the group's token and certificates there, private, and of one make?"""
+"""Checks of the group's secrets: the token and the certificates."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import ipaddress
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.doctor.findings import Finding, Subject, error, ok, warning
-from coordinator.doctor.places import coordinator_hosts
-from peers.common.errors import ConfigError
+from coordinator.doctor.findings import Finding, Subject, grade, guarded
+from peers.common.hosts import WILDCARDS, host_and_port, host_in
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
+NAME = "certificates"
 SHORTEST = 16
 """Characters that the coordinator asks of a token."""
+SOON = timedelta(days=30)
+"""A certificate that ends within this time is due for renewal."""
 MAKE_TOKEN = "make one with `(umask 077; openssl rand -hex 32 > token)`, the same for the whole group"  # noqa: S105  # advice, no secret
+RENEW = "make all of them anew with `coordinator certs NEW_DIR --host NAME`, and give the new ca.pem to every peer"
 
 
 def token(subject: Subject) -> Iterator[Finding]:
-    """The group's secret can be read, by its owner alone."""
-    from peers.config.credentials import TOKEN_VARIABLE, read_token
+    """The group's secret is long enough, and only its owner can read it."""
+    from peers.config.credentials import read_token
 
-    file = subject.config.security.token_file
-    try:
-        secret = read_token(subject.config.security)
-    except ConfigError as exc:
-        yield error("token", str(exc), MAKE_TOKEN)
-        return
-    where = f"the environment's {TOKEN_VARIABLE}" if file is None else f"security.token_file = {file!r}"
+    file, secret = subject.config.security.token_file, read_token(subject.config.security)
     if secret is None:
-        yield ok("token", "none: whoever reaches the coordinator may join")
-    elif len(secret) < SHORTEST:
-        yield error("token", f"{where} has {len(secret)} characters, expected at least {SHORTEST}", MAKE_TOKEN)
-    elif file is not None and (mode := _open_to_others(Path(file))):
-        yield warning("token", f"{where} can be read by others (mode {mode})", f"chmod 600 {file}")
-    else:
-        yield ok("token", where)
+        yield grade("token", "none: whoever reaches the coordinator may join")
+        return
+    short, readable = len(secret) < SHORTEST, file is not None and _readable_by_others(Path(file))
+    text = f"{len(secret)} characters, expected at least {SHORTEST}" + (", and others can read it" if readable else "")
+    yield grade("token", text, MAKE_TOKEN if short else f"chmod 600 {file}", error=short, warning=readable)
 
 
 def certificates(subject: Subject) -> Iterator[Finding]:
-    """The files of security.certs that this machine needs: the coordinator's where it runs, the peers' if asked for."""
-    if subject.config.security.certs is None:
-        yield ok("certificates", "none: TLS is off")
+    """The files of security.certs that this machine needs are there, valid, private, and belong together."""
+    security, coordinator = subject.config.security, subject.config.coordinator
+    if security.certs is None:
+        yield grade(NAME, "none: TLS is off")
         return
-    root = Path(subject.config.security.certs)
-    authority = yield from _authority(root, subject)
-    needed = {"server": subject.address is None, "peer": subject.config.security.mutual}
-    for use, here in needed.items():
-        if here or (root / f"{use}.pem").exists():
-            yield from _certificate_and_key(root, use, authority, subject)
+    root = Path(security.certs)
+    yield from guarded(NAME, _file(root, "ca", (), subject))
+    if subject.address is None or (root / "server.pem").exists():
+        reached_at = subject.address or coordinator.advertise or coordinator.bind
+        host = host_and_port(reached_at)[0] if reached_at == coordinator.advertise else host_in(reached_at)
+        yield from guarded(NAME, _file(root, "server", () if host in WILDCARDS else (host,), subject))
+    if security.mutual or (root / "peer.pem").exists():
+        yield from guarded(NAME, _file(root, "peer", (), subject))
 
 
-def _authority(root: Path, subject: Subject) -> Generator[Finding, None, Certificate | None]:
-    from coordinator.doctor.certificate import dates
-
-    found = _read(root / "ca.pem")
-    if isinstance(found, Finding):
-        yield found
-        return None
-    yield dates(root / "ca.pem", found, subject.now)
-    return found
-
-
-def _certificate_and_key(root: Path, use: str, ca: Certificate | None, subject: Subject) -> Iterator[Finding]:
-    from coordinator.doctor.certificate import judge
-
-    path = root / f"{use}.pem"
-    found = _read(path)
-    if isinstance(found, Finding):
-        yield found
-        return
-    yield from judge(path, found, ca, coordinator_hosts(subject) if use == "server" else (), subject.now)
-    yield _key(root / f"{use}.key", path, found)
-
-
-def _key(path: Path, certificate: Path, found: Certificate) -> Finding:
+def _file(root: Path, use: str, hosts: Sequence[str], subject: Subject) -> Iterator[Finding]:
+    """One certificate of a folder and, unless it is the authority's, its key."""
     from cryptography.hazmat.primitives import serialization
 
-    from coordinator.doctor.certificate import NAME, RENEW
-
+    path, key_path = root / f"{use}.pem", root / f"{use}.key"
+    certificate = load(path)
+    if use == "ca":
+        yield from judge(str(path), certificate, None, hosts, subject)
+        return
+    authority = load(root / "ca.pem") if (root / "ca.pem").exists() else None
+    yield from judge(str(path), certificate, authority, hosts, subject)
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
-    except OSError as exc:
-        return error(NAME, f"{path} cannot be read: {exc.strerror}", f"copy it from where {certificate} was made")
-    except (ValueError, TypeError) as exc:
-        return error(NAME, f"{path} holds no private key that opens without a password: {exc}", RENEW)
-    if key.public_key() != found.public_key():
-        return error(NAME, f"{path} is not the key of {certificate}", "copy both from one folder")
-    if mode := _open_to_others(path):
-        return warning(NAME, f"{path} can be read by others (mode {mode})", f"chmod 600 {path}")
-    return ok(NAME, f"{path} belongs to {certificate}, for its owner alone")
+        key = serialization.load_pem_private_key(key_path.read_bytes(), None)
+    except (ValueError, TypeError) as exc:  # TypeError: it asks for a password
+        raise ValueError(f"{key_path} holds no private key that opens without a password: {exc}") from exc
+    fits, readable = key.public_key() == certificate.public_key(), _readable_by_others(key_path)
+    text = f"{key_path} {'belongs' if fits else 'does not belong'} to {path}" + (", others can read it" * readable)
+    yield grade(NAME, text, f"chmod 600 {key_path}" if fits else RENEW, error=not fits, warning=readable)
 
 
-def _read(path: Path) -> Certificate | Finding:
+def load(path: Path) -> Certificate:
+    """A certificate of a PEM file; OSError if it cannot be read, ValueError if it holds none."""
     from cryptography import x509
-
-    from coordinator.doctor.certificate import NAME, RENEW
 
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
-    except OSError as exc:
-        remedy = "copy it from where the certificates were made, or make some with `coordinator certs DIR --host NAME`"
-        return error(NAME, f"{path} cannot be read: {exc.strerror}", remedy)
     except ValueError as exc:
-        return error(NAME, f"{path} holds no certificate: {exc}", RENEW)
+        raise ValueError(f"{path} holds no certificate: {exc}") from exc
 
 
-def _open_to_others(path: Path) -> str:
-    """A file's mode, if group or others may read it; otherwise nothing."""
-    mode = path.stat().st_mode & 0o777
-    return f"{mode:04o}" if mode & 0o044 else ""
+def judge(
+    name: str, certificate: Certificate, authority: Certificate | None, hosts: Sequence[str], subject: Subject
+) -> Iterator[Finding]:
+    """What is wrong with one certificate: its dates, its signature, the names that it was made for.
+
+    Args:
+        name: what the findings call it.
+        certificate: to be judged.
+        authority: that should have signed it; None where it is unknown.
+        hosts: names and addresses by which its owner is reached.
+        subject: gives the time.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    now, start, end = subject.now, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    text = f"{name} is valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, and here it is {now:%Y-%m-%d %H:%M}"
+    remedy = f"set the clock that is wrong, or {RENEW}" if now < start else RENEW
+    yield grade(NAME, text, remedy, error=not start <= now <= end, warning=end - now < SOON)
+    try:
+        if authority is not None:
+            certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):  # another key, another name, another kind of key
+        yield grade(NAME, f"{name} is not signed by the authority in ca.pem", RENEW, error=True)
+    names: list[str] = []
+    for extension in certificate.extensions:
+        if isinstance(extension.value, x509.SubjectAlternativeName):
+            names += extension.value.get_values_for_type(x509.DNSName)
+            names += map(str, extension.value.get_values_for_type(x509.IPAddress))
+    for host in hosts:
+        if not any(_covers(pattern, host) for pattern in names):
+            text = f"{name} is made for {', '.join(names) or 'no name'}, and peers use {host}"
+            remedy = f"reach the coordinator by one of its names, or `coordinator certs NEW_DIR --host {host}`"
+            yield grade(NAME, text, remedy, error=True)
+
+
+def _readable_by_others(path: Path) -> bool:
+    return bool(path.stat().st_mode & 0o044)
+
+
+def _covers(pattern: str, host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) == ipaddress.ip_address(pattern)
+    except ValueError:
+        if pattern.startswith("*."):  # the star stands for one label
+            return host.lower().partition(".")[2] == pattern[2:].lower()
+        return host.lower() == pattern.lower()

@@ -1,87 +1,79 @@
-"""Can this machine be found, and are the ports free that it is to be found at?"""
+"""Checks of the network: this machine's names and ports, and the coordinator at an address."""
 
 from __future__ import annotations
 
-import errno
 import socket
+import ssl
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
-from coordinator.doctor.findings import Finding, Subject, error, ok, warning
-from coordinator.doctor.places import beyond, serves_here
+from coordinator.doctor.findings import Finding, Subject, grade
 from coordinator.service.advertised import advertise_problem
-from peers.common.hosts import WILDCARDS, addresses, addresses_of, host_and_port, interface_trouble, loopback, split
+from peers.common.errors import ConfigError
+from peers.common.hosts import WILDCARDS, addresses, connection_trouble, interface_trouble, loopback, split, stays_here
+from peers.runs.run_folder import run_name
 
-HOSTS_FILE = "give it an entry with this machine's own address, in the DNS or in /etc/hosts"
+PATIENCE = 5.0
+"""Seconds that a connection may take."""
+CLOCK_NOTED, CLOCK_WRONG = 2.0, 300.0
+"""Seconds between two clocks from which on logs cannot be compared, and certificates may not be valid on both."""
+HOSTS_FILE = "give it an entry with its own address, in the DNS or in /etc/hosts"
 
 
 def host_name(subject: Subject) -> Iterator[Finding]:
-    """This machine's name leads to it, from elsewhere too where the group is spread."""
+    """This machine's name resolves, and to an address that others reach where the group is spread."""
     name = socket.gethostname()
     try:
-        found = addresses(name)
+        resolved = addresses(name)
     except OSError as exc:
         text = f"this machine's name {name!r} does not resolve: {exc.strerror or exc}"
-        yield error("host name", text, HOSTS_FILE) if beyond(subject) else warning("host name", text, HOSTS_FILE)
+        yield grade("host name", text, HOSTS_FILE, error=subject.spread, warning=True)
         return
-    text = f"{name} is {', '.join(found)}"
-    if loopback(found) and beyond(subject):
-        remedy = f"{HOSTS_FILE}; or say coordinator.advertise and exchange.interface"
-        yield warning("host name", f"{text}: nobody else reaches this machine by it", remedy)
-    else:
-        yield ok("host name", text)
+    remedy = f"{HOSTS_FILE}; or set coordinator.advertise and exchange.interface"
+    local = loopback(resolved) and subject.spread
+    yield grade("host name", f"{name} is {', '.join(resolved)}", remedy, warning=local)
 
 
 def interface(subject: Subject) -> Iterator[Finding]:
-    """exchange.interface is there and up."""
-    wanted = subject.config.exchange.interface
-    if wanted is None:
-        return
-    trouble = interface_trouble(wanted)
-    if trouble is None:
-        yield ok("interface", f"{wanted} is up: {', '.join(addresses_of(wanted))}")
-    else:
-        yield error("interface", trouble.text, trouble.remedy)
+    """exchange.interface exists and is up."""
+    name = subject.config.exchange.interface
+    if name is not None:
+        trouble = interface_trouble(name)
+        yield grade("interface", *(trouble or (f"{name} is up",)), error=trouble is not None)
 
 
 def advertise(subject: Subject) -> Iterator[Finding]:
-    """What peers are told of the coordinator leads to it."""
-    told = subject.config.coordinator.advertise
-    if told is None or not serves_here(subject):
-        return
-    trouble = advertise_problem(told, subject.config.coordinator.bind)
-    if trouble is None:
-        yield ok("advertise", f"{told} is {', '.join(addresses(host_and_port(told)[0]))}")
-    else:
-        yield error("advertise", trouble.text, trouble.remedy)
+    """coordinator.advertise leads peers to the coordinator."""
+    config = subject.config.coordinator
+    if config.advertise is not None and subject.serves_here:
+        trouble = advertise_problem(config.advertise, config.bind)
+        yield grade("advertise", *(trouble or (f"{config.advertise} resolves",)), error=trouble is not None)
 
 
 def ports(subject: Subject) -> Iterator[Finding]:
-    """The ports that a coordinator would listen on here are free."""
-    if not serves_here(subject):
+    """The ports on which a coordinator would listen here are free."""
+    if not subject.serves_here:
         return
-    asked = subject.config.coordinator
-    try:
-        host, port = split(asked.bind)
-    except ValueError as exc:
-        yield error("ports", f"coordinator.bind = {exc}", "say where to listen")
-        return
-    yield _free("coordinator.bind", host, port)
-    taken = {port: "coordinator.bind"}
-    for field in ("metrics_port", "lane_port"):
-        other = getattr(asked, field)
-        if not other:
+    config = subject.config.coordinator
+    host, port = split(config.bind)
+    seen: dict[int, str] = {}
+    for field, number in {
+        "bind": port,
+        "metrics_port": config.metrics_port or 0,
+        "lane_port": config.lane_port or 0,
+    }.items():
+        if number == 0 and field != "bind":
             continue
-        if other in taken:
-            text = f"coordinator.{field} = {other} is the port of {taken[other]}, too"
-            yield error("ports", text, "choose another, or 0 for a free one")
-        else:
-            taken[other] = f"coordinator.{field}"
-            yield _free(f"coordinator.{field}", host, other)
+        where = f"coordinator.{field}: {host}:{number}"
+        problem = f"the port of coordinator.{seen[number]}, too" if number in seen else _port_problem(host, number)
+        remedy = "choose an address of this machine and a port that `ss -ltnp` does not list; port 0 takes a free one"
+        yield grade("ports", f"{where}: {problem or 'free'}", remedy, error=bool(problem))
+        seen[number] = field
 
 
-def _free(field: str, host: str, port: int) -> Finding:
-    """Whether a listener would get its port: it is bound, and given back at once."""
-    where = f"{field}: {host}:{port}"
+def _port_problem(host: str, port: int) -> str:
+    """Why a listener would not get its port, or nothing: it is bound, and given back at once."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             None if host in WILDCARDS[2:] else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -89,31 +81,82 @@ def _free(field: str, host: str, port: int) -> Finding:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except socket.gaierror as exc:
-        return error("ports", f"{where}: {host} does not resolve: {exc.strerror}", "give an address of this machine")
     except OSError as exc:
-        return _taken(where, port, exc)
-    return ok("ports", f"{where} {'takes any free port' if port == 0 else 'is free'}")
+        return exc.strerror or str(exc)
+    return ""
 
 
-def _taken(where: str, port: int, exc: OSError) -> Finding:
-    if exc.errno == errno.EADDRINUSE:
-        remedy = "stop what listens there, or choose another port; port 0 takes a free one"
-        return error("ports", f"{where} is taken{_holder(port)}", remedy)
-    if exc.errno == errno.EADDRNOTAVAIL:
-        remedy = "give one of its addresses, or bind to 0.0.0.0 and say coordinator.advertise"
-        return error("ports", f"{where}: this machine has no such address", remedy)
-    return error("ports", f"{where} cannot be used: {exc.strerror}", "choose a port above 1023, or another address")
+def coordinator(subject: Subject) -> Iterator[Finding]:
+    """The coordinator at the address answers, is of this run, and its certificate and clock are right."""
+    if subject.address is None:
+        return
+    host, port = split(subject.address)
+    try:
+        resolved = addresses(host)
+    except OSError as exc:
+        yield grade("name", f"{host} does not resolve: {exc.strerror or exc}", HOSTS_FILE, error=True)
+        return
+    local = loopback(resolved) and not stays_here(host)  # a name that leads to this machine, and does not say so
+    yield grade("name", f"{host} is {', '.join(resolved)}", HOSTS_FILE, warning=local)
+    try:
+        socket.create_connection((host, port), PATIENCE).close()
+    except OSError as exc:
+        yield grade("reachable", *connection_trouble(host, port, exc), error=True)
+        return
+    yield grade("reachable", f"{subject.address} takes connections")
+    if subject.config.security.certs is not None:
+        yield from _shown_certificate(host, port, Path(subject.config.security.certs) / "ca.pem", subject)
+    yield from _status(subject, subject.address)
 
 
-def _holder(port: int) -> str:
-    """Who listens on a port, where this user may know."""
-    import psutil
+def _shown_certificate(host: str, port: int, ca: Path, subject: Subject) -> Iterator[Finding]:
+    """The certificate that the coordinator shows; TLS does not verify it here, so that its faults can be reported."""
+    from cryptography import x509
+
+    from coordinator.doctor import credentials
 
     try:
-        for found in psutil.net_connections("tcp"):
-            if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid:
-                return f" by {psutil.Process(found.pid).name()} (process {found.pid})"
-    except psutil.Error:
-        pass  # not ours to see, or just gone: the port is taken all the same
-    return ""
+        authority = credentials.load(ca)
+        shown = x509.load_pem_x509_certificate(ssl.get_server_certificate((host, port), timeout=PATIENCE).encode())
+    except ssl.SSLError as exc:
+        remedy = "start the coordinator with security.certs, or leave the certificates out here"
+        yield grade("certificates", f"{subject.address} does not speak TLS: {exc.reason or exc}", remedy, error=True)
+    except (OSError, ValueError):
+        return  # the check of the certificates reports the file, the call that follows a lost connection
+    else:
+        yield from credentials.judge(f"the coordinator's at {subject.address}", shown, authority, (host,), subject)
+
+
+def _status(subject: Subject, address: str) -> Iterator[Finding]:
+    """What the coordinator says of its run and its time."""
+    from coordinator import status as console
+    from peers.config.credentials import access
+
+    try:
+        access_to = access(subject.config, address)
+    except ConfigError:
+        return  # the checks of token and certificates report it
+    before = time.time()
+    status = console.current(access_to)
+    after = time.time()
+    phase = console.PHASES.get(status.phase, "unknown")
+    text = f"{address}: run {status.run_id}, {phase}, round {status.round} of {status.rounds}"
+    other = subject.source is not None and status.run_id != run_name(subject.config)
+    remedy = "give the address of a coordinator of this run that is not over"
+    yield grade("coordinator", text, remedy, error=other, warning=phase == "over")
+    tls = subject.config.security.certs is not None
+    yield judge_clock(status.unix_time - (before + after) / 2, (after - before) / 2, tls=tls)
+
+
+def judge_clock(ahead: float, doubt: float, *, tls: bool) -> Finding:
+    """What a difference between two clocks means.
+
+    Args:
+        ahead: seconds that the coordinator's clock is before this one.
+        doubt: seconds that `ahead` may be off, either way.
+        tls: whether certificates are shown, which are valid by the clock.
+    """
+    text = f"the coordinator's clock is {ahead:+.3f} s from this one, +/- {doubt:.3f} s"
+    least = abs(ahead) - doubt
+    remedy = "let both machines follow a time server: `timedatectl set-ntp true`, or chrony"
+    return grade("clock", text, remedy, error=least > CLOCK_WRONG and tls, warning=least > CLOCK_NOTED)

@@ -1,4 +1,4 @@
-"""Is what this project stands on installed, in the versions that it asks for? And what the launcher needs?"""
+"""Checks of the software: the configuration, the installed packages, the launcher's programs, the images."""
 
 from __future__ import annotations
 
@@ -7,68 +7,92 @@ import platform
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
-from typing import TYPE_CHECKING
 
-from coordinator.doctor.findings import Finding, Subject, error, ok, warning
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
+from coordinator.doctor.findings import Finding, Subject, grade
+from peers.common.errors import ConfigError, DataError, PeersError
+from peers.config.schema import CoordinatorConfig
+from peers.runs.run_folder import run_name
 
 DISTRIBUTION = "peer-consensus"
-OPTIONAL = {"ray": "launcher.kind = 'ray'"}
-"""Packages that only some configurations need."""
-SLURM = ("sbatch", "scontrol", "scancel")
-"""Programs that the Slurm launcher calls here; the job itself finds srun on its nodes."""
+PROGRAMS = ("sbatch", "scontrol", "scancel")
+"""Of Slurm, which its launcher calls here; the job itself finds srun on its nodes."""
+
+
+def configuration(subject: Subject) -> Iterator[Finding]:
+    """The configuration loads, its processes fit together, and its coordinator would start."""
+    from coordinator.launch.plan import make_plan
+    from coordinator.service.from_config import settings_of
+    from peers.config.credentials import read_token
+
+    if subject.problem is not None:
+        yield Finding("error", "configuration", str(subject.problem), "correct it; the other checks use the defaults")
+        return
+    make_plan(subject.config)
+    if subject.address is None and (
+        subject.config.exchange.elastic or subject.config.coordinator != CoordinatorConfig()
+    ):
+        try:
+            read_token(subject.config.security)
+        except ConfigError:
+            return  # the check of the token reports it
+        settings_of(subject.config)
+    source = subject.source or "the defaults"
+    text = f"{source}: run {run_name(subject.config)}, {subject.peers} peers in {subject.workers} workers"
+    yield grade("configuration", text)
 
 
 def packages(subject: Subject) -> Iterator[Finding]:
-    """Python and every requirement of the installed distribution, against the versions that are there."""
+    """Python and every required package are there, in the required versions."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    try:
-        about = metadata.metadata(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        text = f"{DISTRIBUTION} is not installed here, so that the versions it asks for are unknown"
-        yield warning("packages", text, "install it: `uv sync`, or `pip install -e .` in the clone")
+    if _version(DISTRIBUTION) is None:
+        remedy = "`uv sync`, or `pip install -e .` in the clone"
+        yield grade("packages", f"{DISTRIBUTION} is not installed", remedy, warning=True)
         return
-    asked = SpecifierSet(about["Requires-Python"] or "")
-    if platform.python_version() in asked:
-        yield ok("python", f"{platform.python_version()} ({asked})")
-    else:
-        yield error("python", f"{platform.python_version()}, expected {asked}", "make an environment of such a Python")
-    requirements = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or ()]
-    needed = [one for one in requirements if one.marker is None or one.marker.evaluate()]
-    fitting = []
-    for one in sorted(needed, key=lambda requirement: requirement.name):
-        found = _version(one.name)
-        if found is not None and one.specifier.contains(found, prereleases=True):
-            fitting.append(f"{one.name} {found}")
-        elif one.name not in OPTIONAL or subject.config.launcher.kind == one.name:
-            yield _unfit(one, found)
-    yield ok("packages", ", ".join(fitting))
-    yield from _pair("torchvision", "torch")
+    python, asked = platform.python_version(), metadata.metadata(DISTRIBUTION)["Requires-Python"]
+    remedy = "make an environment of such a Python"
+    yield grade("python", f"{python}, expected {asked}", remedy, error=python not in SpecifierSet(asked))
+    # torchvision names the one torch that its binaries were built for.
+    for text in (*(metadata.requires(DISTRIBUTION) or ()), *(metadata.requires("torchvision") or ())):
+        requirement = Requirement(text)
+        name, version = requirement.name, _version(requirement.name)
+        unused = name == "ray" and version is None and subject.config.launcher.kind != "ray"
+        if unused or (requirement.marker is not None and not requirement.marker.evaluate()):
+            continue
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            text = f"{name} is {version or 'not installed'}, expected {requirement.specifier}"
+            yield grade("packages", text, f"`uv sync`, or pip install '{name}{requirement.specifier}'", error=True)
+    yield grade("packages", f"torch {_version('torch')}, grpcio {_version('grpcio')}, ray {_version('ray')}")
 
 
 def launcher(subject: Subject) -> Iterator[Finding]:
-    """What starts the workers: Ray's package, Slurm's programs."""
-    kind = subject.config.launcher.kind
+    """The package or the programs that start the workers are there."""
+    kind, missing = subject.config.launcher.kind, []
     if kind == "ray":
-        found = _version("ray") if importlib.util.find_spec("ray") else None
-        if found is None:
-            text = "launcher.kind = 'ray', and ray cannot be imported"
-            yield error("launcher", text, "pip install ray, or use launcher.kind = 'local'")
-        else:
-            yield ok("launcher", f"ray {found}")
+        missing = [] if importlib.util.find_spec("ray") else ["ray"]
     elif kind == "slurm":
-        missing = [program for program in SLURM if shutil.which(program) is None]
-        if missing:
-            text = f"launcher.kind = 'slurm', and there is no {', '.join(missing)} on PATH"
-            yield error("launcher", text, "run this on a login node of the cluster, or load its Slurm module")
-        else:
-            yield ok("launcher", f"slurm: {shutil.which(SLURM[0])}")
+        missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    text = f"launcher.kind = {kind!r}" + (f", and there is no {', '.join(missing)}" if missing else "")
+    yield grade("launcher", text, "install it, or run this where it is: Slurm's login node", error=bool(missing))
+
+
+def data(subject: Subject) -> Iterator[Finding]:
+    """The images are there and fit the configuration; the fingerprint identifies them."""
+    grounds, config = subject.grounds, subject.config.data
+    if isinstance(grounds, DataError) and config.download:
+        text = f"data.name = {config.name!r} is not here yet; the first run downloads it (data.download = true)"
+        yield grade("data", text, "let one worker download it before many start at once", warning=True)
+    elif isinstance(grounds, DataError):
+        remedy = "set PEERS_DATA or data.root to the folder of the images, or data.download = true"
+        yield grade("data", str(grounds), remedy, error=True)
+    elif isinstance(grounds, PeersError):
+        raise grounds
     else:
-        yield ok("launcher", "local: processes of this machine")
+        images = grounds.data
+        counts = f"{len(images.train)} to train, {len(images.validation)} to validate, {len(images.test)} to test"
+        yield grade("data", f"{config.name}: {counts}, {'x'.join(map(str, images.shape))}; {grounds.rounds} rounds")
+        yield grade("fingerprint", f"{images.fingerprint}: the same on every machine of the group")
 
 
 def _version(name: str) -> str | None:
@@ -76,24 +100,3 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _unfit(requirement: Requirement, found: str | None) -> Finding:
-    what = "is not installed" if found is None else f"is {found}"
-    text = f"{requirement.name} {what}, expected {requirement.specifier}"
-    return error("packages", text, f"`uv sync`, or pip install '{requirement.name}{requirement.specifier}'")
-
-
-def _pair(name: str, other: str) -> Iterator[Finding]:
-    """Two packages whose binaries must be of one build: what the first says of the second."""
-    from packaging.requirements import Requirement
-
-    try:
-        asked = [Requirement(text) for text in metadata.requires(name) or ()]
-    except metadata.PackageNotFoundError:
-        return  # said above
-    found = _version(other)
-    for one in asked:
-        if one.name == other and found is not None and not one.specifier.contains(found, prereleases=True):
-            text = f"{name} {_version(name)} was built for {other}{one.specifier}, and {other} is {found}"
-            yield error("packages", text, f"install {name} and {other} together, from the same index")
