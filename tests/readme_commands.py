@@ -90,7 +90,6 @@ def _check_coordinator(arguments: Sequence[str]) -> None:
     from coordinator.experiment import matrix
     from coordinator.experiment.sweep import plan as sweeps
     from coordinator.launch.plan import make_plan
-    from coordinator.service.from_config import places_of
     from peers.config import loading
 
     options = cli._parser().parse_args(arguments)
@@ -103,8 +102,6 @@ def _check_coordinator(arguments: Sequence[str]) -> None:
         assert sweeps.load(options.config, options.set).cells
     elif command in ("serve", "doctor") and options.config is not None:
         loading.load(options.config, options.set)
-    if command == "serve":
-        places_of(options.upstream, options.peers)
 
 
 def _check_worker(arguments: Sequence[str]) -> None:
