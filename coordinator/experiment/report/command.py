@@ -55,11 +55,11 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     try:
         figures = out / FIGURES
         figures.mkdir(parents=True, exist_ok=True)
-        made = page.make(sources)
-        for panel in made.panels:
+        html, panels = page.make(sources)
+        for panel in panels:
             write_atomically(figures / f"{panel.name}.svg", panel.file)
             write_atomically(figures / f"{panel.name}.png", panel.png)
-        write_atomically(out / NAME, made.html.encode())  # last: it is there when all is
+        write_atomically(out / NAME, html.encode())  # last: it is there when all is
     except OSError as exc:
         raise RunFolderError(
             f"cannot write the report in {out}: {exc.strerror or exc}; choose another folder with --out DIR"

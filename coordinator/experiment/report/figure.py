@@ -175,6 +175,11 @@ class Canvas:
         drawn = self.axes.bar([x], [height], width=width, color=look.tone.light, zorder=3)
         self._mark(drawn.patches[0], look, says)
 
+    def note(self, y: float, text: str) -> None:
+        """A few letters at the right edge."""
+        where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        self.axes.annotate(text, (1, y), xytext=(6, 0), va="center", **where)
+
     def zero(self, *, vertical: bool = False) -> None:
         """The line of no difference."""
         (self.axes.axvline if vertical else self.axes.axhline)(0, color=MUTED.light, linewidth=1.0, zorder=1.5)

@@ -58,55 +58,57 @@ def _part(experiment: ExperimentFolder, looks: Looks) -> ReportPart:
 
 def _gain_panel(experiment: ExperimentFolder, probe: str, looks: Looks) -> Panel:
     results = experiment.results
-    rows = [
-        (looks[arm], gain, _differences(results.values[probe][arm], results.values[probe][BEFORE]))
-        for arm, gain in results.gains[probe].items()
-    ]
-    name = f"gain-{experiment.key}-{probe}"
-    return _forest(name, f"{headed(probe)}: gain, points", rows, results.seeds)
+    pairs = {arm: (results.values[probe][arm], results.values[probe][BEFORE]) for arm in results.gains[probe]}
+    title = f"{headed(probe)}: gain, points"
+    return _forest(f"gain-{experiment.key}-{probe}", title, experiment, results.gains[probe], pairs, looks)
 
 
 def _claim_panel(experiment: ExperimentFolder, probe: str, looks: Looks) -> Panel:
     results = experiment.results
-    values = results.values[probe]
-    rows = [
-        (_look(arm, looks), comparison, _differences(values[results.claim], values[arm]))
-        for arm, comparison in results.comparisons[probe].items()
-        if arm != PIXELS  # far off on small data sets: the arms would be squeezed into a corner; it is in the table
-    ] or [
-        (_look(arm, looks), one, _differences(values[results.claim], values[arm]))
-        for arm, one in results.comparisons[probe].items()
-    ]
-    name = f"claim-{experiment.key}-{probe}"
-    return _forest(name, f"{headed(probe)}: {results.claim} minus …, points", rows, results.seeds)
+    claim, comparisons = results.values[probe][results.claim], results.comparisons[probe]
+    # Raw pixels are far off on small data sets: the arms would be squeezed into a corner. They are in the table.
+    shown = [arm for arm in comparisons if arm != PIXELS] or list(comparisons)
+    pairs = {arm: (claim, results.values[probe][arm]) for arm in shown}
+    title = f"{headed(probe)}: {results.claim} minus …, points"
+    return _forest(f"claim-{experiment.key}-{probe}", title, experiment, comparisons, pairs, looks)
 
 
-def _forest(name: str, title: str, rows: Sequence[tuple[Look, Comparison, list[float]]], seeds: Sequence[int]) -> Panel:
-    """Dots and intervals, an arm a row."""
+def _forest(
+    name: str,
+    title: str,
+    experiment: ExperimentFolder,
+    comparisons: Mapping[str, Comparison],
+    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    looks: Looks,
+) -> Panel:
+    """Differences with their intervals, an arm a row, and those of single seeds below.
+
+    Args:
+        name: of the files.
+        title: of the panel.
+        experiment: whose.
+        comparisons: of each arm.
+        pairs: of each arm that is shown, what is compared, seed by seed.
+        looks: of all arms.
+    """
+    rows = [(_look(arm, looks), comparisons[arm], *pair) for arm, pair in pairs.items()]
 
     def paint(canvas: Canvas) -> None:
         canvas.zero(vertical=True)
-        for place, (look, comparison, singles) in enumerate(rows):
-            for step, (seed, value) in enumerate(zip(seeds, singles, strict=True)):
+        for place, (look, comparison, one, other) in enumerate(rows):
+            for step, (seed, a, b) in enumerate(zip(experiment.results.seeds, one, other, strict=True)):
                 below = place + 0.25 + 0.06 * (step % 3)  # apart, so that equal seeds stay visible
-                canvas.dot(look, value, below, f"{look.name}, seed {seed}: {signed(value, 2)}", size=4.8, faint=True)
+                canvas.dot(look, a - b, below, f"{look.name}, seed {seed}: {signed(a - b, 2)}", size=4.8, faint=True)
             says = f"{look.name}: {_short(comparison)}"
             canvas.estimate(look, place, comparison.difference, comparison.t_interval, says, across=True, size=8)
-            canvas.axes.annotate(
-                signed(comparison.difference),
-                (1, place),
-                xycoords=("axes fraction", "data"),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-            )
-        canvas.ticks([look.name for look, _, _ in rows], vertical=True)
+            canvas.note(place, signed(comparison.difference))
+        canvas.ticks([look.name for look, *_ in rows], vertical=True)
         canvas.axes.set_ylim(len(rows) - 0.4, -0.5)
         canvas.axes.grid(visible=False, axis="y")
         canvas.axes.margins(x=0.06)
 
-    said = "; ".join(f"{look.name} {_short(comparison)}" for look, comparison, _ in rows)
-    return draw(name, title, f"{title}. {said}", paint, height=64 + ROW * len(rows))
+    told = "; ".join(f"{look.name} {_short(comparison)}" for look, comparison, *_ in rows)
+    return draw(name, title, f"{title}. {told}", paint, height=64 + ROW * len(rows))
 
 
 def _gain_table(experiment: ExperimentFolder, probe: str, looks: Looks) -> Table:
@@ -152,10 +154,6 @@ def _tested(comparison: Comparison) -> list[TableCell]:
         TableCell(number(comparison.d_z), comparison.d_z),
         TableCell(NONE if seeds is None else f"{seeds:,}", seeds),
     ]
-
-
-def _differences(a: Sequence[float], b: Sequence[float]) -> list[float]:
-    return [one - other for one, other in zip(a, b, strict=True)]
 
 
 def _look(arm: str, looks: Looks) -> Look:

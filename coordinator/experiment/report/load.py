@@ -7,13 +7,14 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
 
 from coordinator.experiment.results import Results
-from coordinator.experiment.statistics import Comparison, Summary
 from peers.common.errors import RunFolderError
 from peers.config import loading as configfile
 from peers.config.schema import Config
@@ -21,6 +22,8 @@ from peers.runs import metrics
 
 _CELL = re.compile(r"(?P<arm>.+)-seed(?P<seed>\d+)")
 _POINT = re.compile(r"p\d+")
+MEASURES = ("rounds", "effective_rank", "disagreement")
+"""Of a group of a sweep, beside its probes."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,9 @@ class ExperimentFolder:
         return next((cell.config for cell in self.of(arm) if cell.config is not None), None)
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """A probe of one group of a sweep, in percent."""
 
-    before: float
     after: float
     gain: float
 
@@ -114,7 +115,7 @@ class SweepPoint:
         state: finished, stopped or failed.
         why: it is not finished.
         scores: {probe: {seed: what it came to}}, of groups that are finished.
-        signs: {name: its value in each group}: rounds, effective_rank, disagreement, skips.
+        measures: {one of `MEASURES`: {seed: value}}.
     """
 
     name: str
@@ -122,7 +123,7 @@ class SweepPoint:
     state: str
     why: str
     scores: dict[str, dict[int, Score]] = field(default_factory=dict)
-    signs: dict[str, list[float]] = field(default_factory=dict)
+    measures: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -212,8 +213,9 @@ def load(folders: Sequence[Path]) -> Sources:
     for folder in dict.fromkeys(folders):
         _check(folder)
         if (folder / "results.json").is_file():
-            found = results_of(folder)
-            experiments.append(ExperimentFolder(_key(found.experiment, keys), shown(folder), found, cells_of(folder)))
+            results = results_of(folder)
+            key = _key(results.experiment, keys)
+            experiments.append(ExperimentFolder(key, shown(folder), results, cells_of(folder)))
         if (folder / "sweep.json").is_file():
             sweeps.append(_sweep(folder, keys))
         if (folder / "recipes.csv").is_file():
@@ -228,30 +230,25 @@ def results_of(folder: Path) -> Results:
         RunFolderError: results.json cannot be read back.
     """
     path = folder / "results.json"
-    tree = _object(path)
-    known = {one.name for one in fields(Results)}
     try:
-        values = {key: value for key, value in tree.items() if key in known}
-        values["seeds"] = tuple(values["seeds"])
-        values["arms"] = _each(values["arms"], Summary)
-        values["gains"] = _each(values["gains"], Comparison)
-        values["comparisons"] = _each(values["comparisons"], Comparison)
-        return Results(**values)
-    except (AttributeError, KeyError, TypeError) as exc:
+        return TypeAdapter(Results).validate_python(_object(path))
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        wrong = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise RunFolderError(
-            f"{path} is not what `coordinator experiment` writes ({exc}); start that command again: it keeps the "
+            f"{path} is not what `coordinator experiment` writes ({wrong}); start that command again: it keeps the "
             f"groups that are finished and writes this file anew"
         ) from exc
 
 
 def cells_of(folder: Path) -> tuple[CellFolder, ...]:
     """The groups of an experiment or a sweep: by arm, then by seed."""
-    found = []
-    for path in (folder / "cells").glob("*"):
-        match = _CELL.fullmatch(path.name)
-        if match and path.is_dir():
-            found.append(CellFolder(path, match["arm"], int(match["seed"])))
-    return tuple(sorted(found, key=lambda cell: (cell.arm, cell.seed)))
+    cells = [
+        CellFolder(path, match["arm"], int(match["seed"]))
+        for path in (folder / "cells").glob("*")
+        if (match := _CELL.fullmatch(path.name)) and path.is_dir()
+    ]
+    return tuple(sorted(cells, key=lambda cell: (cell.arm, cell.seed)))
 
 
 def shown(folder: Path) -> str:
@@ -288,8 +285,7 @@ def _sweep(folder: Path, keys: set[str]) -> SweepFolder:
         name = str(about["name"])
         for key in ("method", "split", "seeds", "metric", "space"):
             about[key]
-        rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8") if table.is_file() else ""))
-        for row in rows:
+        for row in csv.DictReader(io.StringIO(table.read_text(encoding="utf-8") if table.is_file() else "")):
             _add(points[row["point"]], row)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise RunFolderError(
@@ -300,17 +296,13 @@ def _sweep(folder: Path, keys: set[str]) -> SweepFolder:
 
 
 def _add(point: SweepPoint, row: Mapping[str, str]) -> None:
-    """One line of results.csv: a group and a probe."""
-    probe, seed = row["probe"], int(row["seed"])
+    """One line of results.csv: a group and a probe. The other probes of a group repeat its measures."""
+    seed = int(row["seed"])
     if row.get("after") and row.get("gain"):
-        before = float(row["before"]) if row.get("before") else float(row["after"]) - float(row["gain"])
-        point.scores.setdefault(probe, {})[seed] = Score(before, float(row["after"]), float(row["gain"]))
-    if seed in point.signs.setdefault("seeds", []):
-        return  # the other probes of a group repeat these
-    point.signs["seeds"].append(seed)
-    for name in ("rounds", "effective_rank", "disagreement", "skips"):
+        point.scores.setdefault(row["probe"], {})[seed] = Score(float(row["after"]), float(row["gain"]))
+    for name in MEASURES:
         if row.get(name):
-            point.signs.setdefault(name, []).append(float(row[name]))
+            point.measures.setdefault(name, {})[seed] = float(row[name])
 
 
 def _recipes(folder: Path) -> Recipes:
@@ -340,16 +332,6 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise RunFolderError(f"{path} is damaged: expected a JSON object, found {type(tree).__name__}; make it anew")
     return tree
-
-
-def _each(tree: Mapping[str, Mapping[str, Any]], kind: type) -> dict[str, dict[str, Any]]:
-    """Dataclasses from their dicts; JSON knows no tuples."""
-    known = {one.name for one in fields(kind)}
-
-    def made(values: Mapping[str, Any]) -> Any:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
-
-    return {probe: {arm: made(values) for arm, values in arms.items()} for probe, arms in tree.items()}
 
 
 def _key(name: str, keys: set[str]) -> str:

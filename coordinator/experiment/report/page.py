@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from coordinator.experiment.report import analysis, appendix, gains, protocol, rounds, sweeps, verdict
 from coordinator.experiment.report.figure import Panel
 from coordinator.experiment.report.load import Sources
@@ -12,21 +9,8 @@ from coordinator.experiment.report.palette import HUES, looks, style
 from coordinator.experiment.report.render import render
 
 
-@dataclass(frozen=True)
-class Page:
-    """A report.
-
-    Attributes:
-        html: of the page.
-        panels: its drawings, for their files.
-    """
-
-    html: str
-    panels: Sequence[Panel]
-
-
-def make(sources: Sources) -> Page:
-    """The report of what was read."""
+def make(sources: Sources) -> tuple[str, list[Panel]]:
+    """The report of what was read: its HTML, and the drawings in it, for their files."""
     known = looks(arm for experiment in sources.experiments for arm in experiment.arms)
     every = (
         verdict.section(sources.experiments),
@@ -47,4 +31,4 @@ def make(sources: Sources) -> Page:
         style=style(),
         looks=max(len(known), len(HUES)),
     )
-    return Page(html, [panel for section in sections for part in section.parts for panel in part.panels])
+    return html, [panel for section in sections for part in section.parts for panel in part.panels]

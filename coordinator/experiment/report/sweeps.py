@@ -35,6 +35,7 @@ def _part(sweep: SweepFolder) -> ReportPart:
     body = render(
         "sweeps",
         sweep=sweep,
+        setting=scatter.setting,
         states=Counter(point.state for point in sweep.points),
         best=best,
         against={probe: panels for probe, panels in against.items() if panels},
@@ -78,7 +79,7 @@ def _table(sweep: SweepFolder, best: Sequence[tuple[SweepPoint, Summary]]) -> Ta
         row = [TableCell(point.name, strong=is_best), *(_value(point.values.get(axis)) for axis in sweep.axes)]
         for probe in sweep.probes:
             row += _scores(point, probe, is_best)
-        row += [_sign(point, "rounds", 0), _sign(point, "effective_rank", 1), _sign(point, "disagreement", 3)]
+        row += [_measure(point, "rounds", 0), _measure(point, "effective_rank", 1), _measure(point, "disagreement", 3)]
         rows.append([*row, TableCell(point.state)])
     return Table([*columns, TableColumn("state", numeric=False)], rows)
 
@@ -96,8 +97,8 @@ def _scores(point: SweepPoint, probe: str, strong: bool) -> list[TableCell]:
     ]
 
 
-def _sign(point: SweepPoint, name: str, digits: int) -> TableCell:
-    value = mean_of(point.signs.get(name, []))
+def _measure(point: SweepPoint, name: str, digits: int) -> TableCell:
+    value = mean_of(point.measures.get(name, {}).values())
     return TableCell(number(value, digits), value)
 
 
