@@ -196,8 +196,6 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from coordinator import logs
     from coordinator.service import one_core
 
@@ -220,7 +218,7 @@ def _serve(options: argparse.Namespace) -> int:
             return serve(settings, options.address_file)
         state = options.state or f"{settings.state}-{ids[0]}-{ids[1]}"
         upstream = access(config, options.upstream)
-        return serve_relay(replace(settings, peer_ids=ids, state=state), upstream, options.address_file)
+        return serve_relay(settings.changed(peer_ids=ids, state=state), upstream, options.address_file)
     except PeersError as exc:
         if not options.log_json:
             raise

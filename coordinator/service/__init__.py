@@ -1,4 +1,4 @@
-"""The coordinator service: forms the group, closes rounds, returns the consensus. Imports neither torch nor pydantic.
+"""The coordinator service: forms the group, closes rounds, returns the consensus. Does not import torch.
 
 State machines without clock and socket are `rounds`, `membership` and, over both, `group`; `hub` drives them.
 Arithmetic is in `validation` (of publications) and `aggregate` (sums, medians). `store` keeps what must survive the

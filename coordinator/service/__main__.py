@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         values = _read(given.settings)
         values.update({name: getattr(given, name) for name in ("bind", "state") if getattr(given, name)})
-        settings = ServiceSettings.from_json(values)
+        settings = ServiceSettings.model_validate_json(json.dumps(values))
         set_up(given.log_level, as_json=given.log_json, run=settings.run_id, text=TEXT)
         from coordinator.service.server import serve  # imports gRPC, after the log is set up
 

@@ -39,30 +39,24 @@ def settings_of(config: Config, *, bind: str | None = None, state: str | None = 
         ca = str(Path(certs) / "ca.pem") if config.security.mutual else None
         tls = Tls(str(Path(certs) / "server.pem"), str(Path(certs) / "server.key"), ca)
     return ServiceSettings(
+        **{
+            **dict(asked),
+            "bind": bind or asked.bind,
+            "state": state or str(RunFolder.of(config).coordinator_state(config)),
+            "max_peers": max(asked.max_peers, config.group.peers or DEFAULT_PEERS),
+        },
         run_id=run_name(config),
-        state=state or str(RunFolder.of(config).coordinator_state(config)),
         rule=Rule.of(config.consensus, config.run.seed),
         rounds=rounds,
         shape=(config.data.batch, common_width(config)),
         group=config.group.peers or DEFAULT_PEERS,
-        bind=bind or asked.bind,
-        advertise=asked.advertise,
         interface=times.interface,
-        min_peers=asked.min_peers,
-        quorum=asked.quorum,
-        agreed={
-            "configuration digest": identity_digest(identity(config, rounds)),
-            "rounds": str(rounds),
-        },
+        agreed={"configuration digest": identity_digest(identity(config, rounds)), "rounds": str(rounds)},
         heartbeat=times.heartbeat,
         round_deadline=times.round_deadline,
         join_window=times.join_window,
         token=read_token(config.security),
         tls=tls,
         insecure=config.security.insecure,
-        metrics_port=asked.metrics_port,
-        lane_port=asked.lane_port,
         shared_memory=times.shared_memory,
-        norm_bound=asked.norm_bound,
-        max_peers=max(asked.max_peers, config.group.peers or DEFAULT_PEERS),
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from peers.common.errors import ConfigError
 from peers.common.hosts import host_and_port, host_in, stays_here
+from peers.config.schema import CoordinatorConfig
 from peers.method.target_selection import Rule
 from protos.consensus_pb2 import WireDtype
 from protos.tensors import NAMES, size_of
@@ -18,6 +21,8 @@ from protos.tensors import NAMES, size_of
 RULES = ("mean", "frozen", "random_peer", "roles", "neighbours", "median", "trimmed_mean")
 MAX_PEERS = 4096
 """Room that frame headers have for peer ids."""
+Dimension = Annotated[int, Field(ge=1, lt=2**31)]
+Id = Annotated[int, Field(ge=0, lt=MAX_PEERS)]
 
 
 @dataclass(frozen=True)
@@ -35,83 +40,66 @@ class Tls:
     client_ca: str | None = None
 
 
-@dataclass(frozen=True)
-class ServiceSettings:
-    """All that a coordinator is told; contradictions are refused at once, all together.
+class ServiceSettings(CoordinatorConfig):
+    """All that a coordinator is told: the section `coordinator` of the configuration, and what the run adds to it.
 
-    Attributes:
-        run_id: name of the run; a peer of another run is turned away.
-        state: folder of the store, made if it is missing.
-        rule: the target rule, with the run's seed.
-        rounds: rounds of the run.
-        shape: (B, D) of every peer's outputs.
-        group: peers that the group has when the first round opens.
-        bind: host and port to listen on; port 0 takes a free one.
-        advertise: HOST or HOST:PORT that peers are told; None is as bound, or of a wildcard this host's own address.
-        interface: whose address peers are told where `bind` is a wildcard; None is the one of the default route.
-        min_peers: fewest peers that a round may have.
-        quorum: share of a round's peers that suffices at its deadline.
-        wires: element types that publications may have: float32, bf16, float16.
-        agreed: what every worker must have in common, by name; names not listed are settled by the first that joins.
-        heartbeat: seconds of silence after which a worker is expelled.
-        round_deadline: seconds that a round waits for its slowest member, from its first publication.
-        join_window: seconds to wait for the group to form, to grow back to `min_peers`, and to part.
-        token: the group's secret; None lets everybody in.
-        tls: certificates; None is plain text.
-        insecure: listen beyond loopback without TLS or a token, all the same.
-        metrics_port: port of Prometheus on the same host; 0 takes a free one, None has none.
-        lane_port: port on the same host for the lanes of workers that share no memory with it; 0 takes a free one, None
-            has none: their frames go by the stream.
-        shared_memory: take payloads of peers on this host through shared memory.
-        norm_bound: largest root mean square of one peer's outputs.
-        max_peers: most peers at a time.
-        max_refused: refused publications in a row that expel a worker.
-        max_missed: rounds in a row that ended without a member and expel it.
-        joins_per_minute: Join requests of all clients together.
-        messages_per_second: messages of one stream.
-        report_bytes: bytes of one peer's last word; of all of a worker's together twice as many.
-        linger: keep answering after the run has ended, until stopped.
-        peer_ids: first and last peer id that is given; None is from 0 on, `max_peers` of them.
+    Raises:
+        ConfigError: when it is made; lists all values out of range, or else all contradictions.
     """
 
-    run_id: str
-    state: str
-    rule: Rule
-    rounds: int
-    shape: tuple[int, int]
-    group: int
-    bind: str = "127.0.0.1:0"
-    advertise: str | None = None
-    interface: str | None = None
-    min_peers: int = 2
-    quorum: float = 0.5
-    wires: tuple[str, ...] = ("float32", "bf16", "float16")
-    agreed: Mapping[str, str] = field(default_factory=dict)
-    heartbeat: float = 5.0
-    round_deadline: float = 60.0
-    join_window: float = 600.0
-    token: str | None = field(default=None, repr=False)
-    tls: Tls | None = None
-    insecure: bool = False
-    metrics_port: int | None = None
-    lane_port: int | None = 0
-    shared_memory: bool = True
-    norm_bound: float = 1e6
-    max_peers: int = 256
-    max_refused: int = 3
-    max_missed: int = 3
-    joins_per_minute: int = 600
-    messages_per_second: float = 20000.0
-    report_bytes: int = 256 * 1024
-    linger: bool = False
-    peer_ids: tuple[int, int] | None = None
+    run_id: str = Field(min_length=1, max_length=200, description="A peer of another run is turned away.")
+    state: str = Field(description="Folder of the store, made if it is missing.")
+    rule: Rule = Field(description="Target rule, with the seed of the run.")
+    rounds: int = Field(ge=1, description="Rounds of the run.")
+    shape: tuple[Dimension, Dimension] = Field(strict=False, description="(B, D) of every peer's outputs.")
+    group: int = Field(ge=1, description="Peers that the group has when the first round opens.")
+    min_peers: int = Field(2, ge=1, description="Fewest peers of a round. A relay, which has no say in it, has 1.")
+    max_peers: int = Field(256, ge=1, le=MAX_PEERS, description="Most peers at a time.")
+    interface: str | None = Field(None, description="Whose address peers are told where `bind` is a wildcard.")
+    wires: tuple[Literal["float32", "bf16", "float16"], ...] = Field(
+        ("float32", "bf16", "float16"),
+        strict=False,
+        min_length=1,
+        description="Element types that publications may have.",
+    )
+    agreed: dict[str, str] = Field(
+        {}, description="What all workers have in common, by name; the first that joins settles what is not listed."
+    )
+    heartbeat: float = Field(5.0, gt=0, description="Seconds of silence after which a worker is expelled.")
+    round_deadline: float = Field(60.0, gt=0, description="Seconds from a round's first publication to its end.")
+    join_window: float = Field(600.0, gt=0, description="Seconds for the group to form, to grow again, and to part.")
+    token: str | None = Field(None, repr=False, description="The group's secret; None lets everybody in.")
+    tls: Tls | None = Field(None, description="Certificates; None is plain text.")
+    insecure: bool = Field(False, description="Listen beyond loopback without TLS or a token, all the same.")
+    shared_memory: bool = Field(True, description="Take payloads of peers on this host through shared memory.")
+    max_refused: int = Field(3, ge=1, description="Refused publications in a row that expel a worker.")
+    max_missed: int = Field(3, ge=1, description="Rounds in a row that ended without a member and expel it.")
+    joins_per_minute: int = Field(600, ge=1, description="Join requests of all clients together.")
+    messages_per_second: float = Field(20000.0, gt=0, description="Messages of one stream.")
+    report_bytes: int = Field(
+        256 * 1024, ge=1, le=1024 * 1024, description="Bytes of one peer's report; of all of a worker's twice as many."
+    )
+    linger: bool = Field(False, description="Keep answering after the run has ended, until stopped.")
+    # Tuples are not strict: settings that come from JSON hold lists.
+    peer_ids: tuple[Id, Id] | None = Field(
+        None, strict=False, description="First and last peer id that is given. None: from 0 on, `max_peers` of them."
+    )
 
-    def __post_init__(self) -> None:
-        problems = list(_problems(self))
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked(cls, values: Any, handler: ModelWrapValidatorHandler[ServiceSettings]) -> ServiceSettings:
+        try:
+            settings = handler(values)
+        except ValidationError as exc:
+            raise _refused([_described(dict(error)) for error in exc.errors()]) from None  # its text shows the token
+        problems = list(_contradictions(settings))
         if problems:
-            raise ConfigError(
-                "the coordinator's settings cannot be used:\n" + "\n".join(f"- {line}" for line in problems)
-            )
+            raise _refused(problems)
+        return settings
+
+    def changed(self, **values: Any) -> ServiceSettings:
+        """The same settings but for these values, checked again."""
+        return ServiceSettings(**{**{name: getattr(self, name) for name in ServiceSettings.model_fields}, **values})
 
     @cached_property
     def dtypes(self) -> tuple[WireDtype, ...]:
@@ -147,111 +135,67 @@ class ServiceSettings:
         """Whether nobody beyond this host can connect."""
         return stays_here(host_in(self.bind))
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ServiceSettings:
-        """Settings of a JSON object: nested objects for `rule` and `tls`, lists for tuples.
 
-        Raises:
-            ConfigError: unknown or missing names, values that do not fit, contradictions.
-        """
-        unknown = sorted(set(values) - {item.name for item in fields(cls)})
-        if unknown:
-            raise ConfigError(f"the coordinator's settings have no {', '.join(unknown)}; remove them")
-        made = dict(values)
-        try:
-            made["rule"] = Rule(**values["rule"])
-            made["shape"] = tuple(values["shape"])
-            made["wires"] = tuple(values.get("wires", cls.wires))
-            made["peer_ids"] = tuple(values["peer_ids"]) if values.get("peer_ids") else None
-            made["tls"] = Tls(**values["tls"]) if values.get("tls") else None
-            return cls(**made)
-        except (KeyError, TypeError) as exc:
-            raise ConfigError(
-                f"the coordinator's settings are incomplete, or a value has the wrong type: {exc}"
-            ) from exc
+def _refused(problems: list[str]) -> ConfigError:
+    lines = "\n".join(f"- {problem}" for problem in problems)
+    return ConfigError(f"the coordinator's settings cannot be used:\n{lines}")
 
 
-def _problems(it: ServiceSettings) -> Iterator[str]:
-    """Every rule that the settings break, one sentence each."""
-    yield from _numbers(it)
-    yield from _times(it)
-    host, _, port = it.bind.rpartition(":")
+def _described(error: dict[str, Any]) -> str:
+    """One problem that pydantic has found. What was given is shown, but for a secret or a value that is missing."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] in ("missing", "extra_forbidden") or name == "token":
+        return f"{name}: {error['msg']}"
+    return f"{name} is {error['input']!r}: {error['msg'].replace('Input should be', 'expected')}"
+
+
+def _contradictions(settings: ServiceSettings) -> Iterator[str]:
+    """Values that are allowed each by itself and make no service together, or only with more than a range can say."""
+    host, _, port = settings.bind.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        yield f"bind is {it.bind!r}, expected HOST:PORT, e.g. 127.0.0.1:7070"
-    elif not it.insecure and not it.loopback and (it.tls is None or not it.token):
-        parts = {"tls (security.certs)": it.tls, "token (security.token_file, or PEERS_TOKEN)": it.token}
+        yield f"bind is {settings.bind!r}, expected HOST:PORT, e.g. 127.0.0.1:7070"
+    elif not settings.insecure and not settings.loopback and (settings.tls is None or not settings.token):
+        parts = {"tls (security.certs)": settings.tls, "token (security.token_file, or PEERS_TOKEN)": settings.token}
         missing = " and ".join(name for name, there in parts.items() if not there)
         yield (
-            f"bind is {it.bind}, which others can reach, without {missing}: set what is missing, or bind to "
+            f"bind is {settings.bind}, which others can reach, without {missing}: set what is missing, or bind to "
             f"127.0.0.1, or say insecure: true (security.insecure) if the network is trusted"
         )
-    yield from _told(it)
-    if it.peer_ids is not None and (len(it.peer_ids) != 2 or not 0 <= it.peer_ids[0] <= it.peer_ids[1] < MAX_PEERS):
-        yield f"peer_ids are {it.peer_ids}, expected the first and the last id, 0 to {MAX_PEERS - 1}"
-    if it.token is not None and len(it.token) < 16:
+    yield from _advertise(settings)
+    if settings.token is not None and len(settings.token) < 16:
         yield "token has fewer than 16 characters: make one with `openssl rand -hex 32`"
-    if not it.run_id or len(it.run_id) > 200:
-        yield f"run_id has {len(it.run_id)} characters, expected 1 to 200"
-    if it.rule.name not in RULES:
-        yield f"rule is {it.rule.name!r}, expected one of {', '.join(RULES)}"
-    if it.rule.name == "trimmed_mean" and not 0 <= it.rule.q < 0.5:
-        yield f"rule.q is {it.rule.q}, expected 0 up to, not including, 0.5: both ends are cut"
-    wrong = sorted(set(it.wires) - set(NAMES))
-    if wrong or not it.wires:
-        yield f"wires are {list(it.wires)}, expected at least one of {', '.join(NAMES)}"
+    if settings.rule.name not in RULES:
+        yield f"rule is {settings.rule.name!r}, expected one of {', '.join(RULES)}"
+    if settings.rule.name == "trimmed_mean" and not 0 <= settings.rule.q < 0.5:
+        yield f"rule.q is {settings.rule.q}, expected 0 up to, not including, 0.5: both ends are cut"
+    if settings.min_peers > settings.group:
+        yield f"min_peers is {settings.min_peers}, more than the {settings.group} peers of the group: no round opens"
+    if settings.group > settings.max_peers:
+        yield f"max_peers is {settings.max_peers}, expected {settings.group} (the group) to {MAX_PEERS}"
+    if settings.peer_ids is not None and settings.peer_ids[0] > settings.peer_ids[1]:
+        yield f"peer_ids are {settings.peer_ids}, expected the first and the last id"
+    if settings.heartbeat > settings.round_deadline:
+        yield (
+            f"heartbeat is {settings.heartbeat} s, longer than round_deadline ({settings.round_deadline} s): a dead "
+            f"member would still be waited for in the round after the one that it missed; make it at most as long"
+        )
+    if settings.round_deadline > settings.join_window:
+        yield (
+            f"round_deadline is {settings.round_deadline} s, longer than join_window ({settings.join_window} s): a "
+            f"newcomer, who waits for the open round to end, would give up first; make join_window at least as long"
+        )
 
 
-def _told(it: ServiceSettings) -> Iterator[str]:
-    if it.advertise is None:
+def _advertise(settings: ServiceSettings) -> Iterator[str]:
+    if settings.advertise is None:
         return
     try:
-        _, port = host_and_port(it.advertise)
+        _, port = host_and_port(settings.advertise)
     except ValueError as exc:
         yield f"advertise is {exc}"
         return
-    if port is not None and it.bind.endswith(":0"):
+    if port is not None and settings.bind.endswith(":0"):
         yield (
-            f"advertise is {it.advertise!r} and bind is {it.bind!r}, which takes any free port: give bind the port "
-            f"that peers are led to, or advertise the host alone"
-        )
-
-
-def _numbers(it: ServiceSettings) -> Iterator[str]:
-    least = {"rounds": 1, "group": 1, "min_peers": 1, "max_refused": 1, "max_missed": 1, "joins_per_minute": 1}
-    for name, bound in least.items():
-        if getattr(it, name) < bound:
-            yield f"{name} is {getattr(it, name)}, expected at least {bound}"
-    if len(it.shape) != 2 or min(it.shape) < 1 or max(it.shape) >= 2**31:
-        yield f"shape is {it.shape}, expected (B, D), both at least 1"
-    if it.min_peers > it.group:
-        yield f"min_peers is {it.min_peers}, more than the {it.group} peers of the group: no round could ever open"
-    if not it.group <= it.max_peers <= MAX_PEERS:
-        yield f"max_peers is {it.max_peers}, expected {it.group} (the group) to {MAX_PEERS} (room in a frame's header)"
-    if not 0 < it.quorum <= 1:
-        yield f"quorum is {it.quorum}, expected a share above 0, up to 1"
-    for name in ("norm_bound", "messages_per_second"):
-        if not 0 < getattr(it, name) < float("inf"):
-            yield f"{name} is {getattr(it, name)}, expected a positive number"
-    if not 0 < it.report_bytes <= 1024 * 1024:
-        yield f"report_bytes is {it.report_bytes}, expected 1 to 1048576"
-    for name in ("metrics_port", "lane_port"):
-        port = getattr(it, name)
-        if port is not None and not 0 <= port <= 65535:
-            yield f"{name} is {port}, expected a port, 0 for a free one, or none"
-
-
-def _times(it: ServiceSettings) -> Iterator[str]:
-    times = {name: getattr(it, name) for name in ("heartbeat", "round_deadline", "join_window")}
-    for name, value in times.items():
-        if not 0 < value < float("inf"):
-            yield f"{name} is {value}, expected a positive number of seconds"
-    if it.heartbeat > it.round_deadline:
-        yield (
-            f"heartbeat is {it.heartbeat} s, longer than round_deadline ({it.round_deadline} s): a dead member would "
-            f"still be waited for in the round after the one that it missed; make it at most as long"
-        )
-    if it.round_deadline > it.join_window:
-        yield (
-            f"round_deadline is {it.round_deadline} s, longer than join_window ({it.join_window} s): a newcomer, who "
-            f"waits for the open round to end, would give up first; make join_window at least as long"
+            f"advertise is {settings.advertise!r} and bind is {settings.bind!r}, which takes any free port: give bind "
+            f"the port that peers are led to, or advertise the host alone"
         )

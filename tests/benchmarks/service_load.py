@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -10,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def _starting(values: Mapping[str, Any], upstream: str | None) -> Iterator[tuple
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = ServiceSettings(run_id="run", state=str(folder / "state"), rule=Rule("mean", 0), **values)
-        (folder / "settings.json").write_text(json.dumps(asdict(settings)))
+        (folder / "settings.json").write_text(settings.model_dump_json())
         command = [sys.executable, "-m", "coordinator.service", "--settings", str(folder / "settings.json")]
         command += ["--address-file", str(folder / "address"), "--log-level", "WARNING"]
         command += ["--upstream", upstream] if upstream is not None else []

@@ -20,7 +20,7 @@ LIMIT = 200
 HOSTED = (1, 2)
 SHAPE = (2, 3)
 SETTINGS = [
-    ServiceSettings("run", "unused", Rule(name, 0), rounds=9, shape=SHAPE, group=2, max_peers=8)
+    ServiceSettings(run_id="run", state="unused", rule=Rule(name, 0), rounds=9, shape=SHAPE, group=2, max_peers=8)
     for name in ("mean", "roles", "median")
 ]
 

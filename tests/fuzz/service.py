@@ -28,9 +28,9 @@ MAX_PEERS = 5
 STEPS = 48
 METHODS = ("Join", "Heartbeat", "Leave", "GetStatus", "WatchStatus", "Reports")
 SETTINGS = ServiceSettings(
-    "run",
-    "unused",
-    Rule("mean", 0),
+    run_id="run",
+    state="unused",
+    rule=Rule("mean", 0),
     rounds=10**6,
     shape=SHAPE,
     group=HONEST,

@@ -39,10 +39,10 @@ def test_no_message_has_room_for_weights() -> None:
     assert found == {"request", "reports", "nonce", "key", "batch", "digest"}
 
 
-def test_service_needs_neither_torch_nor_pydantic() -> None:
-    """Coordinator, client and contract import without torch, pydantic, rich or yaml."""
+def test_service_starts_without_torch() -> None:
+    """Coordinator, client and contract import without torch, rich or yaml."""
     modules = "protos.frames, protos.tensors, coordinator.service.server, peers.transport.client"
-    code = f"import sys, {modules}; print(sorted({{'torch', 'pydantic', 'rich', 'yaml'}} & set(sys.modules)))"
+    code = f"import sys, {modules}; print(sorted({{'torch', 'rich', 'yaml'}} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, capture_output=True, text=True
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from functools import partial
 
 from coordinator.service.relay.client import RelayClient
@@ -107,4 +106,4 @@ def relay_settings(settings: ServiceSettings, access: Access) -> ServiceSettings
             first,
             last,
         )
-    return replace(settings, group=count, max_peers=count, min_peers=1, round_deadline=deadline)
+    return settings.changed(group=count, max_peers=count, min_peers=1, round_deadline=deadline)

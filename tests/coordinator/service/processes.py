@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +46,7 @@ class Coordinator:
 
     def start(self, *arguments: str) -> Coordinator:
         """Start it, on the address that it had before; returns when it listens."""
-        (self.folder / "settings.json").write_text(json.dumps(asdict(self.settings)))
+        (self.folder / "settings.json").write_text(self.settings.model_dump_json())
         (self.folder / "address").unlink(missing_ok=True)
         command = [sys.executable, "-m", "coordinator.service", "--settings", str(self.folder / "settings.json")]
         command += ["--address-file", str(self.folder / "address"), "--bind", self.address, *arguments]
