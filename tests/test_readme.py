@@ -58,7 +58,7 @@ def test_every_path_in_code_marks_exists(path: Path) -> None:
     assert [each for each in paths if not list(ROOT.glob(each))] == []
 
 
-@pytest.mark.parametrize("path", READMES, ids=name_of)
+@pytest.mark.parametrize("path", [*READMES, ROOT / "SECURITY.md"], ids=name_of)
 def test_every_link_leads_somewhere(path: Path) -> None:
     """Relative links and pictures: the file is there, and so is the heading."""
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
