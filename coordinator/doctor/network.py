@@ -57,16 +57,13 @@ def ports(subject: Subject) -> Iterator[Finding]:
         return
     config = subject.config.coordinator
     host, port = split(config.bind)
-    seen: dict[int, str] = {}
-    for field, number in {
-        "bind": port,
-        "metrics_port": config.metrics_port or 0,
-        "lane_port": config.lane_port or 0,
-    }.items():
-        if number == 0 and field != "bind":
+    numbers = {"bind": port, "metrics_port": config.metrics_port, "lane_port": config.lane_port}
+    seen: dict[int | None, str] = {}
+    for field, number in numbers.items():
+        if not number and field != "bind":  # none, or any free one
             continue
         where = f"coordinator.{field}: {host}:{number}"
-        problem = f"the port of coordinator.{seen[number]}, too" if number in seen else _port_problem(host, number)
+        problem = f"the port of coordinator.{seen[number]}, too" if number in seen else _port_problem(host, number or 0)
         remedy = "choose an address of this machine and a port that `ss -ltnp` does not list; port 0 takes a free one"
         yield grade("ports", f"{where}: {problem or 'free'}", remedy, error=bool(problem))
         seen[number] = field

@@ -54,10 +54,10 @@ def packages(subject: Subject) -> Iterator[Finding]:
     remedy = "make an environment of such a Python"
     yield grade("python", f"{python}, expected {asked}", remedy, error=python not in SpecifierSet(asked))
     # torchvision names the one torch that its binaries were built for.
-    for text in (*(metadata.requires(DISTRIBUTION) or ()), *(metadata.requires("torchvision") or ())):
-        requirement = Requirement(text)
+    owners = [owner for owner in (DISTRIBUTION, "torchvision") if _version(owner) is not None]
+    for requirement in (Requirement(text) for owner in owners for text in metadata.requires(owner) or ()):
         name, version = requirement.name, _version(requirement.name)
-        unused = name == "ray" and version is None and subject.config.launcher.kind != "ray"
+        unused = name == "ray" and subject.config.launcher.kind != "ray"
         if unused or (requirement.marker is not None and not requirement.marker.evaluate()):
             continue
         if version is None or not requirement.specifier.contains(version, prereleases=True):

@@ -1,4 +1,4 @@
-"""What all launchers share: the words, how a launch ends, what is worth a restart, and how a failure is told.
+"""Interfaces and small values that all launchers share: processes, sites, results, failures.
 
 A launcher is a function of a plan and of `Reports`; it returns an `LaunchResult` or raises `WorkerFailedError`:
 
@@ -30,7 +30,7 @@ HOPELESS = (ConfigError.exit_code, DivergedError.exit_code)
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 TAIL_LINES = 25
 LOOK = 0.1
-"""Seconds between two looks at the processes."""
+"""Seconds between two polls of the processes."""
 STARTING = 30.0
 """Seconds that a coordinator has to listen, once it has a place to run."""
 PARTING = 30.0
@@ -56,7 +56,7 @@ class LaunchResult:
 
 @dataclass(frozen=True)
 class Reports:
-    """Where a launcher tells what happens.
+    """Callbacks by which a launcher reports restarts and notes.
 
     Attributes:
         restart: called with (number of the restart, of the group or of the process, what happened) before each one.
@@ -82,7 +82,7 @@ class ProcessExit:
 
 @dataclass(frozen=True)
 class Meeting:
-    """How a worker finds its group.
+    """How a worker finds its group: a coordinator's address, or its rank and a store.
 
     Attributes:
         coordinator: address of the group's coordinator; None for a fixed group.
@@ -99,11 +99,11 @@ class Meeting:
     attempt: int = 0
 
     def flags(self) -> tuple[str, ...]:
-        """What a worker is told on its command line."""
+        """Command line flags of a worker."""
         return () if self.coordinator is None else ("--coordinator", self.coordinator)
 
     def environment(self) -> dict[str, str]:
-        """What a worker of a fixed group is told besides: torchrun's variables.
+        """Environment of a worker of a fixed group: torchrun's variables.
 
         Each worker is alone on its host as far as it can see: a site gives it no GPUs but its own.
         """
@@ -129,7 +129,7 @@ class Member(Protocol):
         """Its standard error, here."""
 
     def waits(self) -> bool:
-        """Whether it has no place to run yet."""
+        """Whether it is still queued, without a place to run."""
 
     def ended(self) -> ProcessExit | None:
         """How it ended; None while it runs, or waits."""
@@ -173,7 +173,7 @@ class Site(Protocol):
         """Host and port of a new store, in which a fixed group can meet."""
 
     def look(self) -> None:
-        """Whatever there is to do now and then: called between two looks at the processes."""
+        """Called between two polls of the processes, for what has to be done now and then."""
 
 
 class WorkerFailedError(PeersError):
@@ -185,7 +185,7 @@ class WorkerFailedError(PeersError):
 
 
 class Interrupted:
-    """Remembers the first SIGTERM, SIGINT or SIGUSR1 (a batch system's word before its time limit) while installed."""
+    """Handler that remembers the first SIGTERM, SIGINT or SIGUSR1 (Slurm's warning before the time limit)."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -201,7 +201,7 @@ class Interrupted:
                 signal.signal(number, handler)
 
     def reason(self) -> str:
-        """For the peers and their logs."""
+        """Text for the peers and their logs."""
         return f"stopped by {signal.Signals(self.number or signal.SIGTERM).name}"
 
     def _on(self, number: int, frame: FrameType | None) -> None:
@@ -210,7 +210,7 @@ class Interrupted:
 
 
 def restarting(number: int, text: str, most: int) -> str:
-    """A restart, for the user."""
+    """Message of a restart for the user."""
     return f"{text}\nrestart {number} of {most} from the checkpoints"
 
 
@@ -220,7 +220,7 @@ def exit_code_of(code: int | None) -> int:
 
 
 def failure(name: str, ended: ProcessExit, log: Path) -> str:
-    """What became of a process, for the user: how it ended, the end of its log, the log's path.
+    """Message of a failed process for the user: how it ended, the end of its log, the log's path.
 
     Args:
         name: of the process.

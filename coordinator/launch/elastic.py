@@ -1,4 +1,4 @@
-"""The policy for groups that meet at a coordinator: each process is watched, and restarted, by itself.
+"""Policy for groups with a coordinator: each process is watched and restarted by itself.
 
 A worker that dies comes back from its own checkpoint while the others go on; a coordinator that dies is started again
 on the same address and state, and its peers reconnect.

@@ -1,4 +1,4 @@
-"""The policy for groups that torch.distributed holds together: they start, fail and start again as a whole.
+"""Policy for groups of torch.distributed: they start, fail and restart as a whole.
 
 The store in which the group meets belongs to the site, not to the worker of rank 0: any worker may die.
 """
@@ -30,7 +30,7 @@ from coordinator.launch.plan import Plan, Process
 from peers.common.errors import ExchangeError
 
 FOLLOWING = 10.0
-"""Seconds that the others have to find out by themselves that one has failed; what they say then is theirs."""
+"""Seconds that the others have to notice a failure by themselves, so that their logs tell what they saw."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def supervise(plan: Plan, site: Site, reports: Reports) -> LaunchResult:
 
 
 def store(host: str) -> tuple[Any, tuple[str, int]]:
-    """A store in this process in which a fixed group can meet, as long as it is held, and its host and port.
+    """A store in this process by which a fixed group connects, and its host and port; it lives while it is referenced.
 
     Args:
         host: address that all workers reach.

@@ -1,4 +1,4 @@
-"""The local launcher: workers as processes of this machine, forked from one that has imported torch."""
+"""Local launcher: workers are processes of this machine, forked from one that has imported torch."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class LocalSite:
 
     def meet(self) -> tuple[str, int]:
         """See `Site.meet`."""
-        self._store, spot = fixed.store("127.0.0.1")
-        return spot
+        self._store, address = fixed.store("127.0.0.1")
+        return address
 
     def look(self) -> None:
         """See `Site.look`."""
@@ -61,7 +61,7 @@ class LocalSite:
 
 
 def modules(config: Config) -> tuple[str, ...]:
-    """What workers of this configuration import besides what all do."""
+    """Modules that workers of this configuration import beyond those that all import."""
     networks = {config.network_of(peer).name for peer in range(config.group.peers or 1)}
     needed = {
         "peers.exchange.coordinated": config.exchange.elastic,

@@ -1,4 +1,4 @@
-"""A run as a value: what a launcher will start, in full, before it starts anything."""
+"""Plan of a run: every process that a launcher will start, before it starts any."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def make_plan(config: Config) -> Plan:
 
 
 def _settled(config: Config) -> Config:
-    """The configuration with everything decided that its processes could not decide alike each for itself."""
+    """The configuration with every open value decided here, where its processes could decide differently."""
     peers = config.group.peers or DEFAULT_PEERS
     config = updated(config, group={"peers": peers, "peers_per_worker": min(config.group.peers_per_worker, peers)})
     if config.exchange.kind == "inprocess":
@@ -220,7 +220,7 @@ def _launcher(config: Config) -> str:
 
 
 def _meeting(plan: Plan) -> str:
-    """Where the processes find one another."""
+    """Where the processes connect to one another."""
     config, kind = plan.config, plan.config.launcher.kind
     if plan.coordinator is not None:
         if kind == "ray":

@@ -1,4 +1,4 @@
-"""Subprocesses of this machine, which end when the launcher does."""
+"""Subprocesses of this machine, which end with the launcher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peers.worker.process import PARENT_VARIABLE
 
 
 class Child(Member):
-    """A subprocess in a session of its own: Ctrl-C reaches the launcher, which tells the others.
+    """A subprocess in a session of its own: Ctrl-C reaches the launcher alone, which stops the others.
 
     Args:
         command: argument vector.
@@ -53,7 +53,7 @@ class Child(Member):
         return None if code is None else ProcessExit(code)
 
     def stop(self) -> None:
-        """See `Member.stop`; one that is stopped goes on, or it would not hear of it."""
+        """See `Member.stop`; SIGCONT follows, since a suspended process would not get the signal."""
         self._popen.terminate()
         self._popen.send_signal(signal.SIGCONT)
 
@@ -97,7 +97,7 @@ class CoordinatorChild(Child, Service):
 
 
 def with_parent() -> dict[str, str]:
-    """What a process is told that is to end with this one."""
+    """Environment of a process that ends with this one."""
     return {PARENT_VARIABLE: str(os.getpid())}
 
 

@@ -1,4 +1,4 @@
-"""What a running group is doing, read from its metrics.jsonl: live in a terminal, plain lines elsewhere."""
+"""Progress of a running group, read from its metrics.jsonl: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAITING = "waiting for the first round: workers start and judge their networks a
 
 @dataclass
 class RunStatus:
-    """The newest that is known of a group.
+    """Newest values of a running group.
 
     Attributes:
         rounds: length of the run; 0 while unknown.

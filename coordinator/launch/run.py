@@ -1,4 +1,4 @@
-"""`coordinator launch`: check, prepare, start, show, and tell what came of it."""
+"""`coordinator launch`: checks and prepares a run, starts it, shows its progress and its results."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def _run(plan: Plan, existing: Existing, console: Console, launch: Launch) -> in
 
 
 def _under_way(plan: Plan, existing: Existing) -> bool:
-    """Whether the run goes on by itself already, as a batch job, and is to be followed.
+    """Whether the run is already queued or running as a batch job, which is then followed.
 
     Raises:
-        RunFolderError: it does, and is to be replaced.
+        RunFolderError: its job is not over, and the run is to be replaced.
     """
     if plan.config.launcher.kind != "slurm" or existing == "refuse":
         return False
@@ -92,7 +92,7 @@ def _under_way(plan: Plan, existing: Existing) -> bool:
 
 @contextmanager
 def _launcher(plan: Plan) -> Iterator[Launch]:
-    """The launcher of a plan, which may begin to get ready at once."""
+    """The launcher of a plan; the local one starts to import torch at once."""
     kind = plan.config.launcher.kind
     if kind == "ray":
         from coordinator.launch.ray.launcher import launch  # only this launcher needs that library

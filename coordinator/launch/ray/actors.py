@@ -1,7 +1,7 @@
-"""What runs in a Ray cluster: plain classes, which `coordinator.launch.ray.site` makes actors of.
+"""Actors of a Ray cluster, as plain classes: workers, coordinator, store, reader of the run's folder.
 
-They live on whatever node Ray puts them, with this project shipped to it, and see the launcher only through the calls
-below. All state that must outlast them is in the run's folder.
+`coordinator.launch.ray.site` starts them. They run on any node, with this project shipped to it, and know the launcher
+only by the calls below. All state that must outlast them is in the run's folder.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class ActorLocation:
 
 
 class LocatedActor:
-    """An actor that can tell where it is."""
+    """An actor that reports its node."""
 
-    def spot(self, marker: str) -> ActorLocation:
+    def location(self, marker: str) -> ActorLocation:
         """Where it is.
 
         Args:

@@ -1,4 +1,4 @@
-"""The Ray launcher: connects to a cluster or starts one here, makes room for the group, and runs it as actors."""
+"""Ray launcher: connects to a cluster or starts one here, reserves room for the group, and runs it as actors."""
 
 from __future__ import annotations
 

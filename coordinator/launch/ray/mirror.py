@@ -1,6 +1,6 @@
-"""What a run writes on nodes whose disk the launcher does not share, brought into the run's folder here as it comes.
+"""Copies of what a run writes on nodes that do not share the launcher's disk, in the run's folder here.
 
-Nodes that share the folder need nothing of it: a marker, which the launcher writes and their actors look for, tells.
+Nodes that share the folder need no copies: their actors see a marker file that the launcher writes.
 Checkpoints stay where they are: weights are private, and each peer's own.
 """
 
@@ -45,13 +45,13 @@ class Mirror:
         self._lines = set(metrics.read_bytes().splitlines(keepends=True)) if metrics.is_file() else set()
         self._next = 0.0
 
-    def heed(self, spot: ray_actors.ActorLocation) -> None:
+    def follow(self, location: ray_actors.ActorLocation) -> None:
         """Bring here what is written where an actor is, from now on."""
-        if spot.shares or spot.node in self._couriers:
+        if location.shares or location.node in self._couriers:
             return
-        there = NodeAffinitySchedulingStrategy(spot.node, soft=False)
+        there = NodeAffinitySchedulingStrategy(location.node, soft=False)
         actor_class = ray.remote(ray_actors.RunFolderActor).options(num_cpus=0, scheduling_strategy=there)
-        self._couriers[spot.node] = actor_class.remote(str(self._folder.path.absolute()))
+        self._couriers[location.node] = actor_class.remote(str(self._folder.path.absolute()))
 
     def look(self) -> None:
         """Ask for news now and then, and take what has come; does not wait."""

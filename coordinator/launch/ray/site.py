@@ -1,4 +1,4 @@
-"""A Ray cluster as a site: workers are actors in a placement group, all that they meet at is on the head node.
+"""Site of a Ray cluster: workers are actors in a placement group, coordinator and store are on the head node.
 
 The head node is the one that a Ray cluster cannot lose anyway: coordinator and store there add nothing that may fail.
 """
@@ -40,7 +40,7 @@ class ActorMember(Member):
 
     def __init__(self, actor: Any, run: Any, log: Path, mirror: Mirror) -> None:
         self._actor, self._run, self._log, self._mirror = actor, run, log, mirror
-        self._spot = actor.spot.remote(str(mirror.marker))
+        self._location = actor.location.remote(str(mirror.marker))
         self._placed = False
 
     @property
@@ -50,10 +50,10 @@ class ActorMember(Member):
 
     def waits(self) -> bool:
         """See `Member.waits`: it has not got its place in the cluster yet, or is being started there."""
-        if not self._placed and _ready(self._spot):
+        if not self._placed and _ready(self._location):
             self._placed = True
             with suppress(RayError):  # it ended at once: `ended` says so
-                self._mirror.heed(ray.get(self._spot))
+                self._mirror.follow(ray.get(self._location))
         return not self._placed
 
     def ended(self) -> ProcessExit | None:
@@ -140,8 +140,10 @@ class ClusterSite:
             ray.kill(self._store)
         self._store = ray.remote(ray_actors.StoreActor).options(num_cpus=0, resources=HEAD).remote()
         try:
-            spot: ray_actors.ActorLocation = ray.get(self._store.spot.remote(str(self._mirror.marker)), timeout=ANSWER)
-            return spot.ip, ray.get(self._store.open.remote(spot.ip), timeout=ANSWER)
+            location: ray_actors.ActorLocation = ray.get(
+                self._store.location.remote(str(self._mirror.marker)), timeout=ANSWER
+            )
+            return location.ip, ray.get(self._store.open.remote(location.ip), timeout=ANSWER)
         except (GetTimeoutError, RayError) as exc:
             raise ExchangeError(f"the store of the group does not answer on Ray's head node: {_brief(exc)}") from exc
 

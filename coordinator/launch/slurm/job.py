@@ -1,4 +1,4 @@
-"""`python -m coordinator.launch.slurm.job CONFIG`: what a Slurm job runs, on its first node, for `coordinator launch`.
+"""`python -m coordinator.launch.slurm.job CONFIG`: the program of a Slurm job, on its first node.
 
 It starts the group in steps of its job, restarts what fails, and speaks to whoever follows the job's log. SIGUSR1,
 which Slurm sends before the time limit, lets all peers save; then the job is queued again, if that is wished for, and

@@ -1,4 +1,4 @@
-"""The Slurm launcher: writes a job script, submits it, and follows the job until it has ended.
+"""Slurm launcher: writes a job script, submits it, and follows the job until it has ended.
 
 What happens inside the job is `coordinator.launch.slurm.job`. Nothing but files of the run's folder, which the nodes
 must share with this machine, and Slurm's own programs tie the two together: the launcher may go, and follow the job
@@ -29,7 +29,7 @@ ANSWER = 60
 
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of a job.
+    """State of a job, as Slurm reports it.
 
     Attributes:
         name: its state, e.g. RUNNING.

@@ -1,4 +1,4 @@
-"""The text of a Slurm job: what is asked of the cluster, and the one command that runs the group inside."""
+"""Script of a Slurm job: its resources, and the one command that runs the group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Slurm job's nodes as a site: each worker is a job step of its own, so that each can be restarted by itself.
+"""Site of a Slurm job: each worker is a job step of its own, so that each can be restarted by itself.
 
 The coordinator, or the store of a fixed group, lives in the batch step on the job's first node, beside this program.
 """
@@ -67,8 +67,8 @@ class JobSite:
     def meet(self) -> tuple[str, int]:
         """See `Site.meet`."""
         here = "127.0.0.1" if len(self._nodes) == 1 else hosts.own_address(self._plan.config.exchange.interface)
-        self._store, spot = fixed.store(here)
-        return spot
+        self._store, address = fixed.store(here)
+        return address
 
     def look(self) -> None:
         """See `Site.look`."""
