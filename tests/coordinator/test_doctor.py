@@ -186,8 +186,8 @@ FOUR = Gpus(H100.free * 4, H100.names * 4, 4, nccl=True)
 )
 def test_gpus_fit_the_group(gpus: Gpus, sets: tuple[str, ...], address: str | None, bad: list[str]) -> None:
     """No GPU where one is asked for, two ranks on one, no NCCL, too little memory; otherwise nothing."""
-    found = graded(machine.judge(gpus, subject(*TINY, *sets, address=address)))
-    assert [level for level in found if level != OK] == bad
+    every = graded(machine.judge(gpus, subject(*TINY, *sets, address=address)))
+    assert [level for level in every if level != OK] == bad
 
 
 def test_disks() -> None:

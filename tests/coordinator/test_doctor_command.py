@@ -24,8 +24,8 @@ ISOLATED = ("unshare", "--mount", "--uts", "bash", "-ec")
 
 def examined(folder: Path, command: Sequence[str], code: int, **environment: str) -> list[dict[str, Any]]:
     """What the command finds, an object a line; no secret is in it."""
-    found, output = run(command, folder, PEERS_TOKEN="", **environment)
-    assert found == code, output
+    exit_code, output = run(command, folder, PEERS_TOKEN="", **environment)
+    assert exit_code == code, output
     assert TOKEN not in output
     return [json.loads(text) for text in output.splitlines()]
 
@@ -41,9 +41,9 @@ def bad(findings: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
 def grounds(folder: Path, *, days: int, mode: int) -> None:
     """An empty configuration, certificates and a token."""
     (folder / "config.yaml").write_text("{}\n")
-    made = make_certs(folder / "certs", ["127.0.0.1"], days=days)
+    files = make_certs(folder / "certs", ["127.0.0.1"], days=days)
     (folder / "token").write_text(TOKEN)
-    for path in (folder / "token", made.server_key):
+    for path in (folder / "token", files.server_key):
         path.chmod(mode)
 
 
@@ -71,7 +71,7 @@ def test_a_machine_with_ten_faults_and_the_same_without(tmp_path: Path) -> None:
             "group.threads=1000",
         )
         limited = ("bash", "-c", 'ulimit -n 64; exec "$@"', "bash", *DOCTOR, *planted)
-        found = bad(examined(faulty, limited, 2, PYTHONPATH=str(faulty / "packages")))
+        findings = bad(examined(faulty, limited, 2, PYTHONPATH=str(faulty / "packages")))
     well = settings(*elastic, *listens, *TINY, "exchange.interface=lo", "coordinator.advertise=127.0.0.1")
     planted_faults = Counter(
         {
@@ -87,7 +87,7 @@ def test_a_machine_with_ten_faults_and_the_same_without(tmp_path: Path) -> None:
             ("warning", "certificates"): 1,
         }
     )
-    assert planted_faults <= found, found
+    assert planted_faults <= findings, findings
     names = {name for _, name in planted_faults}
     assert not names & {name for _, name in bad(examined(good, (*DOCTOR, *well), 0))}
 

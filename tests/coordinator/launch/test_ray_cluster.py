@@ -27,8 +27,8 @@ RUN = (
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayNodes]:
     """Three nodes of two CPUs each, the head among them."""
-    with ray_nodes(2, 2, head=2) as made:
-        yield made
+    with ray_nodes(2, 2, head=2) as cluster_nodes:
+        yield cluster_nodes
 
 
 @pytest.fixture

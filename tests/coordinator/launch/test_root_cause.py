@@ -27,9 +27,9 @@ KILLED, CRASHED, LOST = -9, 1, ExchangeError.exit_code
 )
 def test_the_cause_is_told_apart_from_what_followed(failures: list[tuple[Any, int | None]], expected: int) -> None:
     """A lost exchange is a consequence; among equals the one that was noticed first."""
-    found = cause([(rank, ProcessExit(code)) for rank, code in failures])
-    assert found is not None
-    assert found[0] == expected
+    root = cause([(rank, ProcessExit(code)) for rank, code in failures])
+    assert root is not None
+    assert root[0] == expected
 
 
 def test_without_a_failure_there_is_no_cause() -> None:

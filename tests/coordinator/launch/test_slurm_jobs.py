@@ -24,8 +24,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as made:
-        yield made
+    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as slurm:
+        yield slurm
 
 
 def command(cwd: Path, *flags: str) -> tuple[str, ...]:
