@@ -37,10 +37,10 @@ class Analysed:
         return over_groups(
             {
                 float(round_): float(value)
-                for round_, value in zip(found["rounds"], found["course"].get(name, ()), strict=False)
+                for round_, value in zip(one["rounds"], one["course"].get(name, ()), strict=False)
                 if isinstance(value, int | float)
             }
-            for found in self._having("course")
+            for one in self._having("course")
         )
 
     def row(self, *path: str | int) -> Curve | None:
@@ -56,12 +56,11 @@ class Analysed:
 
     def names(self, *path: str) -> list[str]:
         """Names at a place of the analysis; empty where there are none."""
-        found = _at(self.first, (*path, "names"))
-        return [str(name) for name in found or ()]
+        return [str(name) for name in _at(self.first, (*path, "names")) or ()]
 
     def class_gains(self) -> list[Summary]:
         """Of each class, its k-NN after minus before, over the groups."""
-        rows = [found["classes"]["knn"] for found in self._having("classes")]
+        rows = [one["classes"]["knn"] for one in self._having("classes")]
         gains = [
             [after - before for before, after in zip(row[0], row[-1], strict=True) if None not in (before, after)]
             for row in rows
@@ -71,7 +70,7 @@ class Analysed:
 
     def transfers(self) -> list[Mapping[str, Any]]:
         """Probes on another data set, of each group that has them."""
-        return [found["transfer"] for found in self._having("transfer")]
+        return [one["transfer"] for one in self._having("transfer")]
 
     def filters(self) -> tuple[str, str] | None:
         """Data URIs of the first layer's filters before and after, of the first group; None where there are none."""
@@ -99,12 +98,8 @@ class Analysed:
 
 def analysed(experiment: ExperimentFolder) -> list[Analysed]:
     """The arms of an experiment with an analysis, in the order of its tables."""
-    found = []
-    for arm in experiment.arms:
-        groups = tuple(cell for cell in experiment.of(arm) if cell.analysis)
-        if groups:
-            found.append(Analysed(arm, groups))
-    return found
+    groups = {arm: tuple(cell for cell in experiment.of(arm) if cell.analysis) for arm in experiment.arms}
+    return [Analysed(arm, cells) for arm, cells in groups.items() if cells]
 
 
 def _at(tree: Any, path: Sequence[str | int]) -> Any:

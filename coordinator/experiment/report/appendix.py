@@ -67,8 +67,8 @@ def _changes(experiment: ExperimentFolder, base: Config) -> Table:
     for arm in experiment.arms:
         config = experiment.config(arm)
         differs = changes(base, config) if config else {}
-        told = ", ".join(f"{key}: {scrub(general(value))}" for key, value in differs.items())
-        rows.append([TableCell(arm), TableCell(told or (NONE if arm != claim else "the claim: as below"))])
+        changed = ", ".join(f"{key}: {scrub(general(value))}" for key, value in differs.items())
+        rows.append([TableCell(arm), TableCell(changed or (NONE if arm != claim else "the claim: as below"))])
     return Table([TableColumn("arm", numeric=False), TableColumn("changes", numeric=False)], rows)
 
 
@@ -88,15 +88,15 @@ def _ran(cells: Sequence[CellFolder]) -> str:
     done = [cell.summary for cell in cells if cell.summary]
     if not done:
         return ""
-    told = [f"{count(len(done), 'group')} finished"]
+    facts = [f"{count(len(done), 'group')} finished"]
     seconds = [float(one["seconds"]) for one in done if isinstance(one.get("seconds"), int | float)]
     if seconds:
         mean, minutes = number(sum(seconds) / len(seconds)), number(sum(seconds) / 60)
-        told.append(f"{mean} s of training each on average, {minutes} min in all")
+        facts.append(f"{mean} s of training each on average, {minutes} min in all")
     devices = sorted({cell.config.device for cell in cells if cell.config is not None})
     gpus = sorted({str(one["gpu"]) for one in done if one.get("gpu")})
-    told += [f"{kind}: {', '.join(names)}" for kind, names in (("device", devices), ("GPU", gpus)) if names]
-    return "; ".join(told)
+    facts += [f"{kind}: {', '.join(names)}" for kind, names in (("device", devices), ("GPU", gpus)) if names]
+    return "; ".join(facts)
 
 
 def _machine() -> str:

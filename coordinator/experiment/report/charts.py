@@ -243,5 +243,5 @@ def _name(canvas: Canvas, names: Sequence[str]) -> None:
 
 def _label(title: str, names: Sequence[str], rows: Sequence[tuple[Look, Sequence[Estimate]]]) -> str:
     """What a panel shows, for who cannot see it."""
-    told = (f"{look.name}: {', '.join(f'{names[one.place]} {one.text}' for one in row)}" for look, row in rows)
-    return f"{title}. {'; '.join(told)}"
+    texts = (f"{look.name}: {', '.join(f'{names[one.place]} {one.text}' for one in row)}" for look, row in rows)
+    return f"{title}. {'; '.join(texts)}"

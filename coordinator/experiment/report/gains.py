@@ -107,8 +107,8 @@ def _forest(
         canvas.axes.grid(visible=False, axis="y")
         canvas.axes.margins(x=0.06)
 
-    told = "; ".join(f"{look.name} {_short(comparison)}" for look, comparison, *_ in rows)
-    return draw(name, title, f"{title}. {told}", paint, height=64 + ROW * len(rows))
+    texts = "; ".join(f"{look.name} {_short(comparison)}" for look, comparison, *_ in rows)
+    return draw(name, title, f"{title}. {texts}", paint, height=64 + ROW * len(rows))
 
 
 def _gain_table(experiment: ExperimentFolder, probe: str, looks: Looks) -> Table:

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from coordinator.experiment.report.words import general
 from coordinator.experiment.results import Results
+from coordinator.experiment.statistics import Summary, summarize
 from peers.common.errors import RunFolderError
 from peers.config import loading as configfile
 from peers.config.schema import Config
@@ -59,8 +61,8 @@ class CellFolder:
     @cached_property
     def records(self) -> list[Mapping[str, Any]]:
         """The records of all peers; a line that was cut off is left out."""
-        found = metrics.records(self.path / "metrics.jsonl")
-        return [record for record in found if isinstance(record, dict) and "round" in record]
+        records = metrics.records(self.path / "metrics.jsonl")
+        return [record for record in records if isinstance(record, dict) and "round" in record]
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,16 @@ class SweepPoint:
     scores: dict[str, dict[int, Score]] = field(default_factory=dict)
     measures: dict[str, dict[int, float]] = field(default_factory=dict)
 
+    @property
+    def setting(self) -> str:
+        """Its values in words."""
+        return ", ".join(f"{key} = {general(value)}" for key, value in self.values.items())
+
+    def gain(self, probe: str) -> Summary | None:
+        """Its gain over its seeds; None where it is not finished."""
+        scores = self.scores.get(probe)
+        return summarize([score.gain for score in scores.values()]) if scores and self.state == "finished" else None
+
 
 @dataclass(frozen=True)
 class SweepFolder:
@@ -163,8 +175,18 @@ class SweepFolder:
     def probes(self) -> tuple[str, ...]:
         """Probes that any group has, the one that decides first."""
         metric = self.about["metric"]
-        found = {probe for point in self.points for probe in point.scores}
-        return tuple(sorted(found, key=lambda probe: (probe != metric, probe)))
+        probes = {probe for point in self.points for probe in point.scores}
+        return tuple(sorted(probes, key=lambda probe: (probe != metric, probe)))
+
+    def ranked(self, probe: str) -> list[tuple[SweepPoint, Summary]]:
+        """Points that were finished, the one with the highest mean gain first; of equals, the earlier."""
+        gained = [(point, gain) for point in self.points if (gain := point.gain(probe)) is not None]
+        return sorted(gained, key=lambda one: -one[1].mean)
+
+    @property
+    def best(self) -> SweepPoint | None:
+        """The best point by the sweep's own metric; None where none is finished."""
+        return next((point for point, _ in self.ranked(str(self.about["metric"]))), None)
 
 
 @dataclass(frozen=True)

@@ -94,11 +94,11 @@ REFERENCES = {look.name: look for look in (RANDOM, RAW, BOUND)}
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
     """A look for each name, in the order of their first appearance; no two are the same below a hundred names."""
-    found: dict[str, Look] = {}
+    known: dict[str, Look] = {}
     for name in names:
-        if name not in found:
-            found[name] = _look(name, len(found))
-    return found
+        if name not in known:
+            known[name] = _look(name, len(known))
+    return known
 
 
 def classes(names: Sequence[str]) -> list[Look]:

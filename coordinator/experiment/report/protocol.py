@@ -29,7 +29,7 @@ IMAGES = {
 
 def section(experiments: Sequence[ExperimentFolder], sweeps: Sequence[SweepFolder]) -> ReportSection:
     """The protocol of each experiment and sweep."""
-    told: list[tuple[ExperimentFolder | SweepFolder, Mapping[str, Any]]] = [
+    sources: list[tuple[ExperimentFolder | SweepFolder, Mapping[str, Any]]] = [
         *((experiment, _of_experiment(experiment)) for experiment in experiments),
         *((sweep, _of_sweep(sweep)) for sweep in sweeps),
     ]
@@ -38,9 +38,9 @@ def section(experiments: Sequence[ExperimentFolder], sweeps: Sequence[SweepFolde
         ReportPart(
             f"protocol-{source.key}",
             source.title,
-            render("protocol", **values, first=None if place == 0 else told[0][0].title, terms_of_first=terms_of_first),
+            render("protocol", **values, first=sources[0][0].title if place else None, terms_of_first=terms_of_first),
         )
-        for place, (source, values) in enumerate(told)
+        for place, (source, values) in enumerate(sources)
     ]
     return ReportSection("protocol", "Protocol", parts, headed=len(parts) > 1)
 

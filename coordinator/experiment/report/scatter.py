@@ -12,7 +12,6 @@ from coordinator.experiment.report.figure import Canvas, Panel, draw
 from coordinator.experiment.report.load import SweepFolder, SweepPoint
 from coordinator.experiment.report.palette import HUES, PAPER, REFERENCE, Look
 from coordinator.experiment.report.words import general, headed, interval, signed
-from coordinator.experiment.statistics import Summary, summarize
 
 WIDE = 10
 """A ratio of the largest to the smallest value above which an axis is logarithmic."""
@@ -34,14 +33,20 @@ class Axis:
     Attributes:
         key: dotted.
         values: distinct ones of the points: ascending numbers, or anything else in the order of the space.
-        numeric: whether they are numbers.
-        log: whether they are shown in log scale.
     """
 
     key: str
     values: tuple[Any, ...]
-    numeric: bool
-    log: bool
+
+    @property
+    def numeric(self) -> bool:
+        """Whether its values are numbers."""
+        return all(map(is_number, self.values))
+
+    @property
+    def log(self) -> bool:
+        """Whether they are shown in log scale."""
+        return self.numeric and len(self.values) > 1 and 0 < self.values[0] * WIDE < self.values[-1]
 
     def at(self, value: Any) -> float:
         """Where a value stands."""
@@ -65,14 +70,12 @@ class Axis:
 
 def axes_of(sweep: SweepFolder) -> list[Axis]:
     """The settings that were varied."""
-    found = []
+    axes = []
     for key in sweep.axes:
         values = [point.values[key] for point in sweep.points if key in point.values]
-        numeric = all(map(is_number, values))
-        order = sorted(set(values)) if numeric else list({_written(value): value for value in values}.values())
-        log = numeric and len(order) > 1 and order[0] > 0 and order[-1] / order[0] > WIDE
-        found.append(Axis(key, tuple(order), numeric, log))
-    return found
+        distinct = {_written(value): value for value in values}.values()
+        axes.append(Axis(key, tuple(sorted(set(values)) if all(map(is_number, values)) else distinct)))
+    return axes
 
 
 def sensitivity(sweep: SweepFolder, probe: str, axis: Axis, axes: Sequence[Axis]) -> Panel:
@@ -84,8 +87,8 @@ def sensitivity(sweep: SweepFolder, probe: str, axis: Axis, axes: Sequence[Axis]
         axis: the setting.
         axes: all of them.
     """
-    known = [(point, summary) for point in sweep.points if (summary := gain_of(point, probe)) is not None]
-    best = best_of(sweep) or known[0][0]
+    known = [(point, summary) for point in sweep.points if (summary := point.gain(probe)) is not None]
+    best = sweep.best or known[0][0]
     others = [one.key for one in axes if one is not axis]
     line = [one for one in known if all(one[0].values[key] == best.values[key] for key in others)]
     grid = sweep.about["method"] == "grid"
@@ -99,7 +102,7 @@ def sensitivity(sweep: SweepFolder, probe: str, axis: Axis, axes: Sequence[Axis]
         for point, summary in known:
             x, faint = axis.at(point.values[axis.key]), grid and (point, summary) not in slice_
             look = _BEST if point is best and _may_choose(sweep) else _POINT
-            says = f"{point.name}, {setting(point)}: {signed(summary.mean)} ({interval(summary.t_interval)})"
+            says = f"{point.name}, {point.setting}: {signed(summary.mean)} ({interval(summary.t_interval)})"
             if faint:
                 canvas.dot(look, x, summary.mean, says, size=4.5, faint=True)
             else:
@@ -135,7 +138,7 @@ def heat(sweep: SweepFolder, probe: str, axes: Sequence[Axis]) -> Panel:
     gains = {
         (up.values.index(point.values[up.key]), right.values.index(point.values[right.key])): summary.mean
         for point in sweep.points
-        if (summary := gain_of(point, probe)) is not None
+        if (summary := point.gain(probe)) is not None
     }
     low, high = min(gains.values(), default=0.0), max(gains.values(), default=1.0)
 
@@ -171,13 +174,13 @@ def live(sweep: SweepFolder, curves: Sequence[tuple[SweepPoint, Curve]]) -> Pane
     """
 
     def paint(canvas: Canvas) -> None:
-        for point, course in sorted(curves, key=lambda one: one[0].state == "finished"):
+        for point, curve in sorted(curves, key=lambda one: one[0].state == "finished"):
             finished = point.state == "finished"
             look = _POINT if finished else _OTHER
-            canvas.line(look, course.xs, course.means, width=1.4 if finished else 1.0)
-            end = f"{course.means[-1]:.1f} % after {course.xs[-1]:g} rounds, {point.state}"
-            said = f"{point.name}, {setting(point)}: {end}"
-            canvas.dot(look, course.xs[-1], course.means[-1], said, size=6, hollow=not finished)
+            canvas.line(look, curve.xs, curve.means, width=1.4 if finished else 1.0)
+            end = f"{curve.means[-1]:.1f} % after {curve.xs[-1]:g} rounds, {point.state}"
+            says = f"{point.name}, {point.setting}: {end}"
+            canvas.dot(look, curve.xs[-1], curve.means[-1], says, size=6, hollow=not finished)
         canvas.axes.set_xlabel("rounds done")
 
     finished = sum(point.state == "finished" for point, _ in curves)
@@ -200,38 +203,15 @@ def _without_gain(canvas: Canvas, sweep: SweepFolder, axis: Axis) -> None:
     low, high = canvas.axes.get_ylim()
     floor = low - 0.06 * (high - low)
     for point in lost:
-        said = f"{point.name}, {setting(point)}: {point.state}"
-        canvas.dot(_OTHER, axis.at(point.values[axis.key]), floor, said, size=5.5, hollow=True)
+        says = f"{point.name}, {point.setting}: {point.state}"
+        canvas.dot(_OTHER, axis.at(point.values[axis.key]), floor, says, size=5.5, hollow=True)
     canvas.axes.set_ylim(floor - 0.06 * (high - low), high)
-
-
-def gain_of(point: SweepPoint, probe: str) -> Summary | None:
-    """Gain of a point that is finished, over its seeds."""
-    scores = point.scores.get(probe)
-    return summarize([score.gain for score in scores.values()]) if scores and point.state == "finished" else None
 
 
 def _shade(share: float) -> str:
     """From pale to deep blue; lightness alone carries the value."""
     pale, deep = (214, 230, 242), (0, 76, 128)
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(pale, deep, strict=True))
-
-
-def ranked(sweep: SweepFolder, probe: str) -> list[tuple[SweepPoint, Summary]]:
-    """Points that were finished, the one with the highest mean gain first; of equals, the earlier."""
-    found = [(point, gain) for point in sweep.points if (gain := gain_of(point, probe)) is not None]
-    return sorted(found, key=lambda one: -one[1].mean)
-
-
-def best_of(sweep: SweepFolder) -> SweepPoint | None:
-    """The best point by the sweep's own metric; None where none is finished."""
-    found = ranked(sweep, str(sweep.about["metric"]))
-    return found[0][0] if found else None
-
-
-def setting(point: SweepPoint) -> str:
-    """A point by its settings."""
-    return ", ".join(f"{key} = {general(value)}" for key, value in point.values.items())
 
 
 def is_number(value: object) -> bool:

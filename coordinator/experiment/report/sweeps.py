@@ -24,18 +24,17 @@ def section(sweeps: Sequence[SweepFolder]) -> ReportSection:
 
 def _part(sweep: SweepFolder) -> ReportPart:
     axes = scatter.axes_of(sweep)
-    best = scatter.ranked(sweep, str(sweep.about["metric"]))
+    best = sweep.ranked(str(sweep.about["metric"]))
     against = {
         probe: [scatter.sensitivity(sweep, probe, axis, axes) for axis in axes if len(axis.values) > 1]
         for probe in sweep.probes
-        if scatter.ranked(sweep, probe)
+        if sweep.ranked(probe)
     }
     maps = [scatter.heat(sweep, probe, axes) for probe in sweep.probes if scatter.is_plane(sweep, axes)]
     live = _live(sweep)
     body = render(
         "sweeps",
         sweep=sweep,
-        setting=scatter.setting,
         states=Counter(point.state for point in sweep.points),
         best=best,
         against={probe: panels for probe, panels in against.items() if panels},
@@ -85,7 +84,7 @@ def _table(sweep: SweepFolder, best: Sequence[tuple[SweepPoint, Summary]]) -> Ta
 
 
 def _scores(point: SweepPoint, probe: str, strong: bool) -> list[TableCell]:
-    summary = scatter.gain_of(point, probe)
+    summary = point.gain(probe)
     if summary is None:
         return [TableCell(NONE)] * 3
     after = mean_of(score.after for score in point.scores[probe].values())

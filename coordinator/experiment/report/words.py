@@ -59,7 +59,7 @@ def general(value: object) -> str:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     far = bool(value) and not 1e-4 <= abs(value) < 1e6
     digits = 4 if far or (isinstance(value, float) and abs(value) < 1e4) else 6
-    text = re.sub(r"e([-+])0*", lambda found: f"e{found[1].replace('+', '')}", f"{value:.{digits}g}")
+    text = re.sub(r"e([-+])0*", lambda match: f"e{match[1].replace('+', '')}", f"{value:.{digits}g}")
     return text.replace("-", MINUS)
 
 
@@ -92,7 +92,7 @@ def listed(names: Iterable[str], last: str = "and") -> str:
 
 def scrub(text: str) -> str:
     """Free text without the paths of this machine: of an absolute one only the last part stays."""
-    return _ABSOLUTE.sub(lambda found: "…/" + re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+    return _ABSOLUTE.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
