@@ -84,9 +84,9 @@ def replay_round(round_: Round, outputs: Mapping[int, Tensor], hosted: Blocks, r
     return ReplayedRound(round_, tuple(sent), sent, total, aggregate, sources, total_digest)
 
 
-def _total(sent: Mapping[int, Tensor], hosted: Blocks, relayed: Blocks) -> Tensor:
-    """The sum as it came about: in each worker, then below each relay, then in the coordinator."""
-    return tree_sum(_summed(_summed(sent, hosted), relayed))
+def _total(sent: Mapping[int, Tensor], hosted: Blocks, upstream: Blocks) -> Tensor:
+    """The sum in the order of the run: in each worker, in each worker of the coordinator, in the coordinator."""
+    return tree_sum(_summed(_summed(sent, hosted), upstream))
 
 
 def _summed(parts: Mapping[int, Tensor], blocks: Blocks, *, whole: bool = False) -> dict[int, Tensor]:

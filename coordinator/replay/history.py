@@ -24,7 +24,7 @@ class Round:
         contributors: peers whose outputs are in it, ascending; None: all members whose outputs are finite.
         digest: of its receipt; None where nobody has kept one.
         void: it closed without a result.
-        blocks: {peer: peers of the worker that published for it to whoever added the total}; a relay is one worker.
+        blocks: {peer: peers of the worker that published for it to the coordinator that closed it}.
     """
 
     number: int
@@ -56,7 +56,7 @@ class RoundSequence:
         return self.first + len(self.rounds)
 
     def round(self, number: int) -> Round | None:
-        """The round of a number; None where the stretch has none."""
+        """The round of a number; None where the sequence has none."""
         return self.rounds[number - self.first] if self.first <= number < self.upcoming else None
 
 
@@ -78,12 +78,12 @@ def read_history(path: Path) -> list[RoundSequence]:
             reader.take(number, line)
         except (KeyError, TypeError, ValueError) as exc:
             raise damaged(path, number, f"{type(exc).__name__}: {exc}") from exc
-    return reader.stretches
+    return reader.sequences
 
 
 class _Reader:
     def __init__(self, path: Path) -> None:
-        self.stretches: list[RoundSequence] = []
+        self.sequences: list[RoundSequence] = []
         self._path = path
         self._store = -1
         self._open = False
@@ -96,7 +96,7 @@ class _Reader:
         if "round" in line:
             self._take_round(number, line)
         elif "formed" in line:
-            self.stretches.append(RoundSequence(self._store, _number(line["formed"])))
+            self.sequences.append(RoundSequence(self._store, _number(line["formed"])))
             self._open = True
         elif "joined" in line:
             peers = _ids(line["peers"])
@@ -113,19 +113,19 @@ class _Reader:
                 f"line {number} of {self._path} tells of round {round_}, and none before of where the group began: "
                 f"the run began with another state folder, or before there were journals; it cannot be replayed"
             )
-        stretch = self.stretches[-1]
-        if round_ != stretch.upcoming:
+        sequence = self.sequences[-1]
+        if round_ != sequence.upcoming:
             raise RunFolderError(
-                f"line {number} of {self._path} tells of round {round_}, expected round {stretch.upcoming}: lines are "
+                f"line {number} of {self._path} tells of round {round_}, expected round {sequence.upcoming}: lines are "
                 f"missing or damaged; restore the file from a copy"
             )
         epoch, void = _number(line["epoch"]), "void" in line
-        if stretch.rounds and epoch < stretch.rounds[-1].epoch:
-            raise ValueError(f"epoch {epoch} comes after epoch {stretch.rounds[-1].epoch}")
+        if sequence.rounds and epoch < sequence.rounds[-1].epoch:
+            raise ValueError(f"epoch {epoch} comes after epoch {sequence.rounds[-1].epoch}")
         self._members = _ids(line["members"]) if "members" in line else self._members
         self._contributors = _ids(line["contributors"]) if "contributors" in line else self._contributors
         contributors, digest = ((), None) if void else (self._contributors, _digest(line["digest"]))
-        stretch.rounds.append(Round(round_, epoch, self._members, contributors, digest, void, self._blocks))
+        sequence.rounds.append(Round(round_, epoch, self._members, contributors, digest, void, self._blocks))
 
 
 def _number(value: object) -> int:

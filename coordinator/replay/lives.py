@@ -1,7 +1,7 @@
 """Lives of all peers, cut into segments by the sequences of rounds that they took part in.
 
 A life says where it entered: round, membership epoch, and the incarnation that it was admitted as. That leads to its
-stretch. One that was expelled and joined again goes on with what it has in memory, perhaps in a later stretch.
+sequence. One that was expelled and joined again goes on with what it has in memory, perhaps in a later sequence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from peers.runs.journal import Life, Skip
 
 @dataclass(eq=False)
 class LifeSegment:
-    """What a life did in one stretch.
+    """What a life did in one sequence.
 
     Attributes:
         peer: whose.
@@ -24,7 +24,7 @@ class LifeSegment:
         first: its first round.
         skips: rounds with a forward pass and no step, in order.
         before: the part of the same life that it goes on from, in memory.
-        stretch: where it belongs; None where it took part in no round that is known.
+        sequence: where it belongs; None where it took part in no round that is known.
         ended: rounds done when it went in order.
     """
 
@@ -33,7 +33,7 @@ class LifeSegment:
     first: int
     skips: list[Skip] = field(default_factory=list)
     before: LifeSegment | None = None
-    stretch: int | None = None
+    sequence: int | None = None
     ended: int | None = None
 
 
@@ -42,19 +42,19 @@ class Lives:
 
     Args:
         journals: {peer: lives in order}.
-        stretches: of the run.
+        sequences: of the run.
 
     Raises:
         RunFolderError: a journal contradicts itself.
     """
 
-    def __init__(self, journals: Mapping[int, Sequence[Life]], stretches: Sequence[RoundSequence]) -> None:
-        self._stretches = stretches
+    def __init__(self, journals: Mapping[int, Sequence[Life]], sequences: Sequence[RoundSequence]) -> None:
+        self._sequences = sequences
         self.parts = {peer: self._parts(peer, lives) for peer, lives in sorted(journals.items())}
 
-    def of(self, stretch: int) -> list[LifeSegment]:
-        """The parts in a stretch, by their first round; of one peer in the order in which they were lived."""
-        segments = [part for parts in self.parts.values() for part in parts if part.stretch == stretch]
+    def of(self, sequence: int) -> list[LifeSegment]:
+        """The parts in a sequence, by their first round; of one peer in the order in which they were lived."""
+        segments = [part for parts in self.parts.values() for part in parts if part.sequence == sequence]
         return sorted(segments, key=lambda part: part.first)
 
     def source(self, part: LifeSegment) -> tuple[LifeSegment, int] | None:
@@ -86,7 +86,7 @@ class Lives:
         for part in reversed(parts):
             # One that went on in memory has made another forward pass since the part before saved itself in that round.
             begins = part.first == round_ and (part.before is None or part.ended == round_)
-            if part.stretch is not None and (begins or part.first < round_):
+            if part.sequence is not None and (begins or part.first < round_):
                 return part, round_
         if round_ == 0:
             return None
@@ -96,7 +96,7 @@ class Lives:
         )
 
     def _parts(self, peer: int, lives: Sequence[Life]) -> list[LifeSegment]:
-        """Lives are placed from the last to the first: the newest stretches are the ones that they can belong to."""
+        """Lives are placed from the last to the first: the newest sequences are the ones that they can belong to."""
         places: list[int | None] = []
         later: tuple[int, Life] | None = None
         for life in reversed(lives):
@@ -109,59 +109,60 @@ class Lives:
         return parts
 
     def _place(self, peer: int, life: Life, later: tuple[int, Life] | None) -> int | None:
-        """The newest stretch that has a life's beginning, by round and epoch; below a relay, which counts epochs of
-        its own, by the round alone.
+        """The newest sequence of rounds that a life can have begun in: by round and epoch, or else by round alone.
+
+        A relay counts epochs of its own, so below one only the round fits.
 
         Args:
             peer: whose.
             life: where it entered.
-            later: the life after it, and the stretch of that one.
-        """  # noqa: D205  # one sentence, two cases
+            later: the life after it, and the sequence of that one.
+        """
         likely: int | None = None
-        newest = len(self._stretches) - 1 if later is None else later[0]
+        newest = len(self._sequences) - 1 if later is None else later[0]
         for place in range(newest, -1, -1):
             if later is not None and not self._precedes(life, place, later):
                 continue
-            stretch = self._stretches[place]
-            opened = stretch.round(life.round)
+            sequence = self._sequences[place]
+            opened = sequence.round(life.round)
             member = opened is not None and peer in opened.members
             if member and opened is not None and opened.epoch == life.epoch:
                 return place
-            if likely is None and (member or life.round == stretch.upcoming):
+            if likely is None and (member or life.round == sequence.upcoming):
                 likely = place  # `upcoming`: the round was open when the coordinator's journal ended
         return likely
 
     def _precedes(self, life: Life, place: int, later: tuple[int, Life]) -> bool:
-        """Whether a life in a stretch can have come before another: incarnations grow, as rounds do."""
-        there, after = self._stretches[later[0]], later[1]
+        """Whether a life in a sequence can have come before another: incarnations grow, as rounds do."""
+        there, after = self._sequences[later[0]], later[1]
         if place == later[0] and life.round > after.round:
             return False
         elastic = life.terms.exchange == "coordinator"
-        return not elastic or there.store != self._stretches[place].store or life.admitted < after.admitted
+        return not elastic or there.store != self._sequences[place].store or life.admitted < after.admitted
 
     def _cut(self, peer: int, life: Life, place: int | None) -> list[LifeSegment]:
         """A life's parts: joining again begins another one."""
-        current = LifeSegment(peer, life, life.round, stretch=place)
+        current = LifeSegment(peer, life, life.round, sequence=place)
         parts = [current]
         for skip in life.skips:
             current.skips.append(skip)
             if skip.reason == "expelled":
-                again = self._again(peer, skip, current.stretch)
-                current = LifeSegment(peer, life, skip.next, before=current, stretch=again)
+                again = self._again(peer, skip, current.sequence)
+                current = LifeSegment(peer, life, skip.next, before=current, sequence=again)
                 parts.append(current)
         current.ended = life.ended
         return parts
 
     def _again(self, peer: int, skip: Skip, place: int | None) -> int | None:
-        """The stretch that a peer is in after it was expelled from one and joined again."""
+        """The sequence that a peer is in after it was expelled from one and joined again."""
         if place is None:
             return None
-        for later in range(place, len(self._stretches)):
-            stretch = self._stretches[later]
+        for later in range(place, len(self._sequences)):
+            sequence = self._sequences[later]
             if later == place and skip.next < skip.round:
                 continue  # the same round again is possible: it was not open yet
-            opened = stretch.round(skip.next)
-            if skip.next == stretch.upcoming or (opened is not None and peer in opened.members):
+            opened = sequence.round(skip.next)
+            if skip.next == sequence.upcoming or (opened is not None and peer in opened.members):
                 return later
         return None
 

@@ -86,7 +86,7 @@ class RunReplayer:
         self._checks: dict[tuple[LifeSegment, int], int] = {}
         self._resting: dict[LifeSegment, Peer] = {}
         self._actors: dict[int, ReplayedPeer] = {}
-        for part in (part for parts in lives.parts.values() for part in parts if part.stretch is not None):
+        for part in (part for parts in lives.parts.values() for part in parts if part.sequence is not None):
             source = lives.source(part)
             if source is not None and part.before is None:
                 self._states[source] = None
@@ -102,19 +102,19 @@ class RunReplayer:
         self._checks[source] = round_
         self._ahead[source[0]].append(round_)
 
-    def play(self, place: int, stretch: RoundSequence, done: Callable[[], None]) -> None:
-        """One stretch of rounds.
+    def play(self, place: int, sequence: RoundSequence, done: Callable[[], None]) -> None:
+        """One sequence of rounds.
 
         Args:
             place: its number.
-            stretch: the rounds.
+            sequence: the rounds.
             done: called after each of them.
 
         Raises:
             RunFolderError: the journals contradict each other, or lines are missing.
         """
         coming = deque(self.lives.of(place))
-        for round_ in stretch.rounds:
+        for round_ in sequence.rounds:
             self._catch_up(round_.number)
             while coming and coming[0].first <= round_.number:
                 self._enter(coming.popleft())
@@ -128,7 +128,7 @@ class RunReplayer:
         self._actors.clear()
 
     def finish(self) -> None:
-        """All stretches were played.
+        """All sequences were played.
 
         Raises:
             RunFolderError: a checkpoint is of a round that its peer has not reached.

@@ -60,17 +60,17 @@ def replay(
     grounds = replace(check(config, CPU), folder=where)
     receipts: dict[tuple[int, int], str] = {}
     if config.exchange.elastic:
-        stretches = read_history((state or where.coordinator_state(config)) / FILE)
+        sequences = read_history((state or where.coordinator_state(config)) / FILE)
     else:
         receipts = {
             (line["round"], line["peer"]): line["receipt"] for line in records(where.metrics) if "receipt" in line
         }
         journals = {peer: lineage(lives) for peer, lives in journals.items()}
-        stretches = fixed(config.group.peers or len(journals), _length(config, grounds, journals, receipts))
-    lives = Lives(journals, stretches)
+        sequences = fixed(config.group.peers or len(journals), _length(config, grounds, journals, receipts))
+    lives = Lives(journals, sequences)
     threads = torch.get_num_threads()
     try:
-        return _replay(config, grounds, lives, stretches, receipts, progress, altered, doubts)
+        return _replay(config, grounds, lives, sequences, receipts, progress, altered, doubts)
     finally:
         torch.set_num_threads(threads)
 
@@ -79,7 +79,7 @@ def _replay(
     config: Config,
     grounds: Grounds,
     lives: Lives,
-    stretches: list[RoundSequence],
+    sequences: list[RoundSequence],
     receipts: Mapping[tuple[int, int], str],
     progress: Callable[[int, int], None],
     altered: Altered,
@@ -90,8 +90,8 @@ def _replay(
     for peer, rounds in saved.items():
         for round_ in rounds:
             player.check(peer, round_)
-    played = [(place, stretch) for place, stretch in enumerate(stretches) if lives.of(place)]
-    count, done = sum(len(stretch.rounds) for _, stretch in played), 0
+    played = [(place, sequence) for place, sequence in enumerate(sequences) if lives.of(place)]
+    count, done = sum(len(sequence.rounds) for _, sequence in played), 0
 
     def another() -> None:
         nonlocal done
@@ -99,13 +99,13 @@ def _replay(
         progress(done, count)
 
     try:
-        for place, stretch in played:
-            player.play(place, stretch, another)
+        for place, sequence in played:
+            player.play(place, sequence, another)
         player.finish()
     except RunFolderError:
         if not player.differences:
             raise  # otherwise it follows from what differs already
-    voided = sum(round_.void for _, stretch in played for round_ in stretch.rounds)
+    voided = sum(round_.void for _, sequence in played for round_ in sequence.rounds)
     return Replayed(
         rounds=count - voided,
         voided=voided,

@@ -1,7 +1,11 @@
-"""Coroutines that begin at once, as eager tasks do from Python 3.12 on, and go on without a task's turns of the loop.
+"""Coroutines that begin at once, without a turn of the event loop, as eager tasks do from Python 3.12 on.
 
 A task waits for its turn in the event loop even where its coroutine would never wait for anything, and once more when
 it has ended; on the way of a publication such turns cost more than the arithmetic.
+
+Measured against plain tasks, [256, 512] float32, four interleaved runs on two busy cores: with plain tasks the
+coordinator's processor time for a round was 20 to 45 % higher by stream, 7 to 37 % by shared memory (2, 4 and 8 peers).
+The times of the rounds themselves varied too much with the machine's load to tell.
 """
 
 from __future__ import annotations

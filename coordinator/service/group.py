@@ -263,28 +263,28 @@ class Group:
             "incarnations": sorted(membership.incarnations.items()),
         }
 
-    def restore(self, course: Mapping[str, Any], roll: Mapping[str, Any], now: float) -> None:
-        """Continue where `course` and `roll` were taken: streams are down, the open round has no publications.
+    def restore(self, progress: Mapping[str, Any], membership: Mapping[str, Any], now: float) -> None:
+        """Continue from what `progress_state` and `membership_state` gave.
 
-        A run that ended before its last round (it was stopped, or left alone) forms anew.
+        Streams are down, and the open round has no publications. A run that ended before its last round (stopped, or
+        left alone) forms anew.
         """
-        membership = self.membership
-        membership.epoch, membership.numbers = roll["epoch"], roll["numbers"]
-        membership.incarnations = dict(roll["incarnations"])
-        membership.gone = {
-            kept["number"]: DepartedWorker(**{**kept, "peers": tuple(kept["peers"])}) for kept in roll["gone"]
+        self.membership.epoch, self.membership.numbers = membership["epoch"], membership["numbers"]
+        self.membership.incarnations = dict(membership["incarnations"])
+        self.membership.gone = {
+            kept["number"]: DepartedWorker(**{**kept, "peers": tuple(kept["peers"])}) for kept in membership["gone"]
         }
-        self.rounds.upcoming = course["upcoming"]
-        self.rounds.last = SettledRound.from_json(course["last"]) if course["last"] else None
-        phase = course["phase"]
-        if phase == OVER and course["text"] != COMPLETE:
+        self.rounds.upcoming = progress["upcoming"]
+        self.rounds.last = SettledRound.from_json(progress["last"]) if progress["last"] else None
+        phase = progress["phase"]
+        if phase == OVER and progress["text"] != COMPLETE:
             return
-        membership.workers = {kept["number"]: WorkerRecord.from_json(kept, now) for kept in roll["workers"]}
-        membership.forgive(self._settings.heartbeat)  # one period more, to find the coordinator again
-        self.phase, self.text, self.since = phase, course["text"], now
-        if course["open"]:
-            round_, epoch, members = course["open"]
+        self.membership.workers = {kept["number"]: WorkerRecord.from_json(kept, now) for kept in membership["workers"]}
+        self.membership.forgive(self._settings.heartbeat)  # one period more, to find the coordinator again
+        self.phase, self.text, self.since = phase, progress["text"], now
+        if progress["open"]:
+            round_, epoch, members = progress["open"]
             hosted = {number: tuple(peers) for number, peers in members}
-            opened = self.rounds.open(round_, epoch, hosted, now, membership.absent())
-            opened.present.intersection_update(membership.workers)
+            opened = self.rounds.open(round_, epoch, hosted, now, self.membership.absent())
+            opened.present.intersection_update(self.membership.workers)
             self.events.append(opened)

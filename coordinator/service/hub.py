@@ -333,9 +333,9 @@ class Hub:
                 self.pending.results = RoundReplies(self.settings, outcome)
             elif isinstance(event, OpenRound):
                 self._aggregator = self._collecting(event.ids)
-        roll = self.group.membership_state() if version != self._version else None
-        kept = self.group.progress_state(), roll, self.agreed if roll else None, outcome, reports
-        if roll or reports:  # a transaction, which may have to wait for the disk
+        membership = self.group.membership_state() if version != self._version else None
+        kept = self.group.progress_state(), membership, self.agreed if membership else None, outcome, reports
+        if membership or reports:  # a transaction, which may have to wait for the disk
             await asyncio.get_running_loop().run_in_executor(self._thread, self._store.save, *kept)
         else:
             await self._compute(self._store.save, *kept)
@@ -367,7 +367,7 @@ class Hub:
         self.agreed.update(kept.agreed)
         self.reports = dict(kept.reports)
         self.pending.results = RoundReplies(self.settings, kept.outcome) if kept.outcome else None
-        self.group.restore(kept.course, kept.roll, self.clock())
+        self.group.restore(kept.progress, kept.membership, self.clock())
         for event in self.group.take():
             if isinstance(event, OpenRound):
                 self._aggregator = self._collecting(event.ids)

@@ -36,8 +36,8 @@ def check_join(request: JoinRequest, settings: ServiceSettings, agreed: Mapping[
         return Refusal(MALFORMED, f"a Join names at most {MAX_FACTS} facts, and {MAX_SAVED} saved rounds for each peer")
     if settings.peer_ids is not None and request.insist and outside:
         first, last = settings.peer_ids
-        text = f"this relay has places for peers {first} to {last}, not for {outside}: join the relay that has, or ask"
-        return Refusal(DISAGREES, f"{text} for no id")
+        text = f"this coordinator gives ids {first} to {last}, not {outside}: join the one that does, or ask for no id"
+        return Refusal(DISAGREES, text)
     if any(wish.incarnation > MAX_INCARNATION for wish in request.peers):
         return Refusal(MALFORMED, f"a peer asks for an incarnation above {MAX_INCARNATION}")
     differences = list(_differences(request, settings, agreed))

@@ -66,26 +66,28 @@ class RunJournal:
         """Release the file."""
         os.close(self._file)
 
-    def note(self, course: Mapping[str, Any], roll: Mapping[str, Any] | None, outcome: Aggregation | None) -> None:
+    def note(
+        self, progress: Mapping[str, Any], membership: Mapping[str, Any] | None, outcome: Aggregation | None
+    ) -> None:
         """What one step of the group has brought; arguments as of `Store.save`."""
         text = b"" if outcome is None else self._round(outcome)
-        if roll is not None:
-            text += b"".join(self._changes(roll))
-        if course["open"] and not course["last"]:
-            text += self._formation(course)
+        if membership is not None:
+            text += b"".join(self._changes(membership))
+        if progress["open"] and not progress["last"]:
+            text += self._formation(progress)
         if text:
             append_to(self._file, text)
 
-    def catch_up(self, course: Mapping[str, Any], roll: Mapping[str, Any], outcome: Aggregation | None) -> None:
+    def catch_up(self, progress: Mapping[str, Any], membership: Mapping[str, Any], outcome: Aggregation | None) -> None:
         """Bring the file in line with what the store has kept, once, before the first `note`."""
-        last = course["last"]
+        last = progress["last"]
         if last:
             bound: Key = (last["epoch"], last["round"], 1)
         else:
-            bound = (course["open"][1], course["open"][0], 0) if course["open"] else _NOTHING
+            bound = (progress["open"][1], progress["open"][0], 0) if progress["open"] else _NOTHING
         newest = self._drop_beyond(bound)
         missing = outcome is not None and last and newest != bound
-        self.note(course, roll, outcome if missing else None)
+        self.note(progress, membership, outcome if missing else None)
 
     def _drop_beyond(self, bound: Key) -> Key:
         """Cut the file where it begins to tell of rounds that the store does not know; the key of the newest left."""
@@ -125,11 +127,11 @@ class RunJournal:
             text += "" if self._members == before else f', "members": {list(self._members)}'
         return f"{text}}}\n".encode()
 
-    def _changes(self, roll: Mapping[str, Any]) -> Iterator[bytes]:
-        """Lines for who has come and gone since the roll before."""
-        workers = {worker["number"]: worker for worker in roll["workers"]}
+    def _changes(self, membership: Mapping[str, Any]) -> Iterator[bytes]:
+        """Lines for who has come and gone since the last call."""
+        workers = {worker["number"]: worker for worker in membership["workers"]}
         if self._living - workers.keys():
-            gone = {kept["number"]: kept for kept in roll["gone"]}
+            gone = {kept["number"]: kept for kept in membership["gone"]}
             for number in sorted(self._living - workers.keys()):
                 record = gone.get(number, {"left": False, "reason": "the group formed anew without it"})
                 yield _line({"gone": number, "left": record["left"], "why": record["reason"]})
@@ -138,8 +140,8 @@ class RunJournal:
             yield _line({"joined": number, "peers": record["peers"], "incarnations": record["incarnations"]})
         self._living = set(workers)
 
-    def _formation(self, course: Mapping[str, Any]) -> bytes:
-        round_, epoch, _ = course["open"]
+    def _formation(self, progress: Mapping[str, Any]) -> bytes:
+        round_, epoch, _ = progress["open"]
         if self._formed == (epoch, round_, 0):
             return b""
         self._formed = (epoch, round_, 0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -32,6 +31,7 @@ from coordinator.service.settings import ServiceSettings, Tls
 from coordinator.service.store import StateStore
 from coordinator.service.streams import Streams
 from peers.common.errors import ConfigError
+from peers.common.files import write_atomically
 from peers.common.hosts import host_in, split
 from peers.common.memory import keep_memory
 from peers.transport.access import FRAME_BYTES, signs_of_life
@@ -92,7 +92,7 @@ async def _serve(settings: ServiceSettings, address_file: str | None, make_hub: 
 
     def listens(address: str) -> None:
         if address_file is not None:
-            _write_whole(Path(address_file), address)
+            write_atomically(Path(address_file), address.encode())
 
     return await attend(settings, asked, listens, make_hub)
 
@@ -274,9 +274,3 @@ async def _parted(hub: Hub) -> None:
         waiting = asyncio.ensure_future(changed.wait())
         await asyncio.wait([waiting], timeout=0.5)
         waiting.cancel()
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)

@@ -53,7 +53,7 @@ class ServiceSettings(CoordinatorConfig):
     rounds: int = Field(ge=1, description="Rounds of the run.")
     shape: tuple[Dimension, Dimension] = Field(strict=False, description="(B, D) of every peer's outputs.")
     group: int = Field(ge=1, description="Peers that the group has when the first round opens.")
-    min_peers: int = Field(2, ge=1, description="Fewest peers of a round. A relay, which has no say in it, has 1.")
+    min_peers: int = Field(2, ge=1, description="Fewest peers that a round may have.")
     max_peers: int = Field(256, ge=1, le=MAX_PEERS, description="Most peers at a time.")
     interface: str | None = Field(None, description="Whose address peers are told where `bind` is a wildcard.")
     wires: tuple[Literal["float32", "bf16", "float16"], ...] = Field(

@@ -50,14 +50,14 @@ class StoredState:
     """What a store held when it was opened.
 
     Attributes:
-        course, roll: of `Group`.
+        progress, membership: of `Group`.
         agreed: what the workers must have in common.
         outcome: the last settled round.
         reports: {peer: JSON}.
     """
 
-    course: Mapping[str, Any]
-    roll: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    membership: Mapping[str, Any]
     agreed: Mapping[str, str]
     outcome: Aggregation | None
     reports: Mapping[int, bytes]
@@ -143,8 +143,8 @@ class StateStore:
 
     def save(
         self,
-        course: Mapping[str, Any],
-        roll: Mapping[str, Any] | None = None,
+        progress: Mapping[str, Any],
+        membership: Mapping[str, Any] | None = None,
         agreed: Mapping[str, str] | None = None,
         outcome: Aggregation | None = None,
         reports: Mapping[int, bytes] | None = None,
@@ -157,9 +157,9 @@ class StateStore:
         self._step += 1
         if outcome is not None:
             self._outcome, self._settled = outcome, self._step
-        facts = {"roll": roll, "agreed": agreed}
+        facts = {"roll": membership, "agreed": agreed}  # names on disk stay as older stores have them
         changed = [(name, value) for name, value in facts.items() if value is not None]
-        newest = {"step": self._step, "course": course, **_described(self._outcome)}
+        newest = {"step": self._step, "course": progress, **_described(self._outcome)}
         payload = [] if self._outcome is None else list(self._outcome.tensors.values())
         try:
             if changed or reports or self._version == 0:
@@ -168,7 +168,7 @@ class StateStore:
             else:
                 known = b"" if self._outcome is None else self._outcome.checksum
                 self._snapshots.write(self._step, self._version, _JSON.encode(newest).encode(), payload, known)
-            self._journal.note(course, roll, outcome)
+            self._journal.note(progress, membership, outcome)
         except (OSError, sqlite3.Error) as exc:
             raise self._unwritable(exc) from exc
 
@@ -270,7 +270,7 @@ class StateStore:
 
 
 def _described(outcome: Aggregation | None) -> dict[str, Any]:
-    """An outcome without its bytes and its round, which is in the course."""
+    """An outcome without its bytes and its round, which is in the progress."""
     if outcome is None:
         return {}
     content, dtype = int(outcome.content), int(outcome.dtype)

@@ -250,9 +250,9 @@ class RelayGroup(Group):
         if self.phase == FORMING and self.above is UpstreamState.OUT and now - self.since >= self._settings.join_window:
             self._end(f"no peer of this relay's after {self._settings.join_window} s", now)
 
-    def restore(self, course: Mapping[str, Any], roll: Mapping[str, Any], now: float) -> None:
+    def restore(self, progress: Mapping[str, Any], membership: Mapping[str, Any], now: float) -> None:
         """See `Group.restore`; membership above is not kept, it is entered anew."""
-        super().restore(course, roll, now)
+        super().restore(progress, membership, now)
         self.above, self._next = UpstreamState.OUT, None
 
     def _advance(self, now: float) -> None:

@@ -41,7 +41,7 @@ def life(round_: int, source: int, *, admitted: int = 0, epoch: int = 1, skips: 
 
 def test_members_and_contributors_last_until_they_change(tmp_path: Path) -> None:
     """A round has those of its line, or of the last line that named them; a void round has no contributors."""
-    (stretch,) = written(
+    (sequence,) = written(
         tmp_path / "journal",
         [
             *HEAD,
@@ -52,10 +52,10 @@ def test_members_and_contributors_last_until_they_change(tmp_path: Path) -> None
             closed(3, 2),
         ],
     )
-    assert [round_.contributors for round_ in stretch.rounds] == [(0, 1, 2), (1, 2), (), (1, 2)]
-    assert [round_.members for round_ in stretch.rounds] == [(0, 1, 2), (0, 1, 2), (0, 1), (0, 1)]
-    assert [round_.void for round_ in stretch.rounds] == [False, False, True, False]
-    assert dict(stretch.rounds[0].blocks) == {0: (0, 1), 1: (0, 1), 2: (2,)}
+    assert [round_.contributors for round_ in sequence.rounds] == [(0, 1, 2), (1, 2), (), (1, 2)]
+    assert [round_.members for round_ in sequence.rounds] == [(0, 1, 2), (0, 1, 2), (0, 1), (0, 1)]
+    assert [round_.void for round_ in sequence.rounds] == [False, False, True, False]
+    assert dict(sequence.rounds[0].blocks) == {0: (0, 1), 1: (0, 1), 2: (2,)}
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,10 @@ def test_lines_that_nobody_wrote(tmp_path: Path, lines: Sequence[Mapping[str, An
         written(tmp_path / "journal", lines)
 
 
-def stretches_of(tmp_path: Path, *stretches: tuple[int, int, int], anew: bool = False) -> list[RoundSequence]:
-    """Stretches of (first round, rounds, epoch) with peers 0 to 2; `anew`: each with a store of its own."""
+def stretches_of(tmp_path: Path, *sequences: tuple[int, int, int], anew: bool = False) -> list[RoundSequence]:
+    """Sequences of (first round, rounds, epoch) with peers 0 to 2; `anew`: each with a store of its own."""
     lines: list[Mapping[str, Any]] = []
-    for first, count, epoch in stretches:
+    for first, count, epoch in sequences:
         lines += HEAD[:-1] if anew or not lines else ()
         lines += [{"formed": first, "epoch": epoch}]
         lines += [closed(first + at, epoch, contributors=[0, 1, 2], members=[0, 1, 2]) for at in range(count)]
@@ -88,13 +88,13 @@ def stretches_of(tmp_path: Path, *stretches: tuple[int, int, int], anew: bool = 
 
 def places(lives: Lives) -> list[tuple[int | None, int]]:
     """Sequence and first round of each of peer 0's parts."""
-    return [(part.stretch, part.first) for part in lives.parts[0]]
+    return [(part.sequence, part.first) for part in lives.parts[0]]
 
 
 def test_a_run_that_was_launched_anew_begins_its_numbers_again(tmp_path: Path) -> None:
     """Two lives of the same incarnation and epoch belong to one store each, the later to the later."""
-    stretches = stretches_of(tmp_path, (0, 30, 1), (20, 30, 1), anew=True)
-    lives = Lives({0: [life(0, 0), life(20, 20)]}, stretches)
+    sequences = stretches_of(tmp_path, (0, 30, 1), (20, 30, 1), anew=True)
+    lives = Lives({0: [life(0, 0), life(20, 20)]}, sequences)
     assert places(lives) == [(0, 0), (1, 20)]
     first, second = lives.parts[0]
     assert lives.source(first) is None
@@ -104,19 +104,19 @@ def test_a_run_that_was_launched_anew_begins_its_numbers_again(tmp_path: Path) -
 
 def test_a_peer_that_comes_back_has_the_newest_checkpoint_before_its_life(tmp_path: Path) -> None:
     """A life that was killed before it saved anything leaves the next one the checkpoint that it had itself."""
-    stretches = stretches_of(tmp_path, (0, 100, 1))
+    sequences = stretches_of(tmp_path, (0, 100, 1))
     told_lives = [life(0, 0), life(60, 50, admitted=1), life(80, 50, admitted=2), life(95, 90, admitted=3)]
-    lives = Lives({0: told_lives}, stretches)
+    lives = Lives({0: told_lives}, sequences)
     sources = [lives.source(part) for part in lives.parts[0]]
     first, _, third, _ = lives.parts[0]
     assert sources == [None, (first, 50), (first, 50), (third, 90)]
 
 
 def test_an_expelled_peer_goes_on_in_memory(tmp_path: Path) -> None:
-    """Within the stretch, or in a later one where the group has formed anew; what it missed stays with its part."""
-    stretches = stretches_of(tmp_path, (0, 30, 1), (20, 60, 2))
+    """Within the sequence, or in a later one where the group has formed anew; what it missed stays with its part."""
+    sequences = stretches_of(tmp_path, (0, 30, 1), (20, 60, 2))
     skips = [Skip(5, "late", 7), Skip(10, "expelled", 15), Skip(25, "expelled", 70), Skip(72, "void", 73)]
-    lives = Lives({0: [life(0, 0, skips=skips)]}, stretches)
+    lives = Lives({0: [life(0, 0, skips=skips)]}, sequences)
     assert places(lives) == [(0, 0), (0, 15), (1, 70)]
     parts = lives.parts[0]
     assert [len(part.skips) for part in parts] == [2, 1, 1]
@@ -127,8 +127,8 @@ def test_an_expelled_peer_goes_on_in_memory(tmp_path: Path) -> None:
 
 def test_below_a_relay_epochs_are_its_own(tmp_path: Path) -> None:
     """A life is found by its round where no epoch fits; one that was there when the journal ended, by the next."""
-    stretches = stretches_of(tmp_path, (0, 30, 4))
-    lives = Lives({0: [life(3, 0, epoch=1), life(30, 20, admitted=1, epoch=2)]}, stretches)
+    sequences = stretches_of(tmp_path, (0, 30, 4))
+    lives = Lives({0: [life(3, 0, epoch=1), life(30, 20, admitted=1, epoch=2)]}, sequences)
     assert places(lives) == [(0, 3), (0, 30)]
 
 

@@ -37,7 +37,7 @@ class Driven:
         self.now, self.version = 0.0, -1
         kept = self.store.load()
         if kept is not None:
-            self.group.restore(kept.course, kept.roll, self.now)
+            self.group.restore(kept.progress, kept.membership, self.now)
             for worker in list(self.group.membership.workers):
                 self.group.attach(worker, self.now)
 
@@ -113,9 +113,9 @@ def test_each_kind_of_line(tmp_path: Path) -> None:
     assert rounds[2].members == (0, 1, 2)
 
 
-def rounds_of(stretches: list[RoundSequence]) -> list[object]:
+def rounds_of(sequences: list[RoundSequence]) -> list[object]:
     """What a replay goes by; not by which workers joined when."""
-    return [replace(round_, blocks={}) for stretch in stretches for round_ in stretch.rounds]
+    return [replace(round_, blocks={}) for sequence in sequences for round_ in sequence.rounds]
 
 
 @settings(max_examples=25)
@@ -140,7 +140,7 @@ def test_a_coordinator_that_dies_between_store_and_journal(
     for what in after:
         again.step(what)
     again.store.close()
-    numbers = [round_.number for stretch in read_history(path) for round_ in stretch.rounds]
+    numbers = [round_.number for sequence in read_history(path) for round_ in sequence.rounds]
     assert numbers == list(range(len(numbers)))
     living = {worker.number for worker in again.group.membership.workers.values()}
     joined = {line["joined"] for line in objects(path) if "joined" in line}

@@ -113,7 +113,7 @@ def test_the_store_takes_the_newest_entry_that_belongs_to_its_facts(tmp_path: Pa
     kept = store.load()
     store.close()
     assert kept is not None
-    assert kept.course["upcoming"] == 17
+    assert kept.progress["upcoming"] == 17
 
 
 def test_a_damaged_ledger_is_named_and_nothing_begins_anew(tmp_path: Path) -> None:
