@@ -15,7 +15,7 @@ from peers.config.schema import Config
 from peers.worker.placement import DEFAULT_PEERS
 
 if TYPE_CHECKING:
-    from peers.worker.preflight import Grounds
+    from peers.worker.preflight import RunContext
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Subject:
         return cluster or not all(stays_here(host_in(address)) for address in meeting)
 
     @cached_property
-    def grounds(self) -> Grounds | PeersError:
+    def grounds(self) -> RunContext | PeersError:
         """The images and what follows from them, or why a launch would not start. Downloads nothing."""
         import torch
 

@@ -16,7 +16,7 @@ from rich.filesize import decimal
 
 from coordinator.doctor.findings import Finding, Subject, grade
 from peers.common.errors import ConfigError, PeersError
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.worker.placement import compute_threads
 
 DRIVER = Path("/proc/driver/nvidia")
@@ -180,7 +180,7 @@ def _segment_bytes(subject: Subject) -> int:
     from peers.transport.shared_memory import ANSWERS, room_for
 
     one = 4 * subject.config.data.batch * common_width(subject.config)  # outputs [B, D] in float32
-    rule = Rule.of(subject.config.consensus, subject.config.run.seed)
+    rule = TargetSelection.of(subject.config.consensus, subject.config.run.seed)
     common = SLOTS * one if rule.kind == "sum" or rule.aggregated else 0
     if rule.kind == "sum":
         return subject.workers * (room_for(one) + one) + common

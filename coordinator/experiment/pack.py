@@ -25,7 +25,7 @@ from peers.common.errors import PeersError
 from peers.config import loading as configfile
 from peers.config.schema import Config, DataConfig
 from peers.runs.run_folder import RunFolder
-from peers.worker.placement import Place
+from peers.worker.placement import Placement
 from peers.worker.process import StopSignal, end_with_parent, set_up_logging
 from peers.worker.worker import work
 
@@ -54,7 +54,7 @@ def _run(config: Config, job: Mapping[str, Any], stop: StopSignal) -> int:
     code = 0
     if not RunFolder.of(config).summary.is_file():
         run = supervised.work if job["supervised"] else work
-        code = run(config, Place(), "resume", stop)
+        code = run(config, Placement(), "resume", stop)
     if code == 0 and job["analyse"] and not stop.requested():
         from coordinator.experiment.analysis.run import analyse  # brings libraries that few groups need
 
@@ -74,7 +74,7 @@ def _output_to(path: Path) -> Iterator[None]:
     with path.open("ab") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
-    set_up_logging(Place())
+    set_up_logging(Placement())
     try:
         yield
     except BaseException:

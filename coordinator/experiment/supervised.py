@@ -22,39 +22,39 @@ from peers.data.batches import Schedule
 from peers.method.peer import Peer, learning_rate, make_optimizer
 from peers.runs import summary
 from peers.runs.run_folder import Existing
-from peers.worker.placement import Place, compute_threads, device_of, with_group
-from peers.worker.pool import Crew
-from peers.worker.preflight import Grounds, check
+from peers.worker.placement import Placement, compute_threads, device_of, with_group
+from peers.worker.pool import PeerPool
+from peers.worker.preflight import RunContext, check
 from peers.worker.process import StopSignal
 
 logger = logging.getLogger(__name__)
 
 
-def work(config: Config, place: Place, existing: Existing, stop: StopSignal) -> int:
+def work(config: Config, placement: Placement, existing: Existing, stop: StopSignal) -> int:
     """Train and judge a group with labels in this process; returns its exit code.
 
     It keeps no checkpoints: stopped, it ends without a result and begins again.
 
     Args:
         config: of the run that it is the upper bound of.
-        place: of the only worker.
+        placement: of the only worker.
         existing: what to do with a run that is already there.
         stop: asks it to end.
     """
     try:
-        config = with_group(config, place)
-        device = device_of(config, place)
+        config = with_group(config, placement)
+        device = device_of(config, placement)
         grounds = check(config, device)
         grounds.folder.prepare(config, existing)
         peers = range(config.group.peers or 0)
-        crew = Crew(len(peers), device, compute_threads(config.group.threads, len(peers)))
+        pool = PeerPool(len(peers), device, compute_threads(config.group.threads, len(peers)))
         try:
-            reports = crew.map(lambda peer: _report(config, grounds, peer, device, stop), peers)
+            reports = pool.map(lambda peer: _report(config, grounds, peer, device, stop), peers)
         finally:
-            crew.close()
+            pool.close()
         if not stop.requested():
             result = summary.summarize(
-                config, "none", grounds.rounds, grounds.judge.pixels(), dict(zip(peers, reports, strict=True))
+                config, "none", grounds.rounds, grounds.evaluator.pixels(), dict(zip(peers, reports, strict=True))
             )
             summary.write(grounds.folder, result)
     except PeersError as exc:
@@ -63,13 +63,13 @@ def work(config: Config, place: Place, existing: Existing, stop: StopSignal) -> 
     return 0
 
 
-def _report(config: Config, grounds: Grounds, number: int, device: torch.device, stop: StopSignal) -> dict[str, Any]:
+def _report(config: Config, grounds: RunContext, number: int, device: torch.device, stop: StopSignal) -> dict[str, Any]:
     began = time.perf_counter()
     peer = Peer(config, number, grounds.data.shape, grounds.rounds, device)
-    baseline = grounds.judge.network(peer.network)
+    baseline = grounds.evaluator.network(peer.network)
     if not _fit(peer, grounds, stop):
         return {}
-    final = grounds.judge.network(peer.network)
+    final = grounds.evaluator.network(peer.network)
     logger.info("peer %d: at initialization %s; with labels %s", number, baseline, final)
     return {
         "network": config.network_of(number).name,
@@ -84,7 +84,7 @@ def _report(config: Config, grounds: Grounds, number: int, device: torch.device,
     }
 
 
-def _fit(peer: Peer, grounds: Grounds, stop: StopSignal) -> bool:
+def _fit(peer: Peer, grounds: RunContext, stop: StopSignal) -> bool:
     """All rounds with labels; False where it was asked to end before."""
     config, data = peer.config, grounds.data
     schedule = Schedule(len(data.train), config.data.batch, config.run.seed)

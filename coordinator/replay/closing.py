@@ -12,7 +12,7 @@ from coordinator.replay.history import Round
 from coordinator.service.aggregate import digest, robust
 from peers.common.summation import tree_sum
 from peers.exchange.base import as_sent
-from peers.method.target_selection import Rule, trimmed
+from peers.method.target_selection import TargetSelection, trimmed
 from peers.transport.values import Consensus
 from protos.consensus_pb2 import FLOAT32
 from protos.tensors import to_wire
@@ -59,7 +59,9 @@ class ReplayedRound:
         )
 
 
-def replay_round(round_: Round, outputs: Mapping[int, Tensor], hosted: Blocks, rule: Rule, wire: str) -> ReplayedRound:
+def replay_round(
+    round_: Round, outputs: Mapping[int, Tensor], hosted: Blocks, rule: TargetSelection, wire: str
+) -> ReplayedRound:
     """Close a round with the outputs of those that contributed.
 
     Args:

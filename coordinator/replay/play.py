@@ -25,10 +25,10 @@ from peers.config.schema import Config
 from peers.data.batches import Schedule
 from peers.exchange.base import receipt_of
 from peers.method.peer import Peer
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.runs.checkpoint import restore, state_of
 from peers.runs.journal import Skip
-from peers.worker.preflight import Grounds
+from peers.worker.preflight import RunContext
 
 Altered: TypeAlias = Callable[[int, int, Tensor], Tensor | None]
 """(round, peer, outputs [B, D]) to what the peer published instead, None where it abstained: a fault of its own."""
@@ -73,13 +73,18 @@ class RunReplayer:
     """
 
     def __init__(
-        self, config: Config, grounds: Grounds, lives: Lives, receipts: Mapping[tuple[int, int], str], altered: Altered
+        self,
+        config: Config,
+        grounds: RunContext,
+        lives: Lives,
+        receipts: Mapping[tuple[int, int], str],
+        altered: Altered,
     ) -> None:
         self.config, self.grounds, self.lives = config, grounds, lives
         self.receipts, self.altered = receipts, altered
         self.differences: list[Difference] = []
         self.compared = 0
-        self._rule = Rule.of(config.consensus, config.run.seed)
+        self._rule = TargetSelection.of(config.consensus, config.run.seed)
         self._schedule = Schedule(len(grounds.data.train), config.data.batch, config.run.seed)
         self._states: dict[tuple[LifeSegment, int], tuple[dict[str, Tensor], dict[str, Any]] | None] = {}
         self._ahead: dict[LifeSegment, list[int]] = defaultdict(list)
@@ -246,7 +251,7 @@ class RunReplayer:
         consensus, peer = closed.consensus(actor.part.life.terms.hosted), actor.peer
         try:
             if peer.selection.due(closed.round.number):
-                peer.look(consensus, lambda student: self.grounds.judge.live(student.network))
+                peer.evaluate(consensus, lambda student: self.grounds.evaluator.live(student.network))
             peer.step(consensus)
         except DivergedError:
             self._end(actor)

@@ -20,7 +20,7 @@ from peers.config.schema import Config
 from peers.runs.journal import Life, read
 from peers.runs.metrics import records
 from peers.runs.run_folder import RunFolder
-from peers.worker.preflight import Grounds, check
+from peers.worker.preflight import RunContext, check
 
 
 def as_it_was(round_: int, peer: int, outputs: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def replay(
 
 def _replay(
     config: Config,
-    grounds: Grounds,
+    grounds: RunContext,
     lives: Lives,
     sequences: list[RoundSequence],
     receipts: Mapping[tuple[int, int], str],
@@ -161,7 +161,7 @@ def _doubts(journals: Mapping[int, list[Life]]) -> tuple[str, ...]:
 
 def _length(
     config: Config,
-    grounds: Grounds,
+    grounds: RunContext,
     journals: Mapping[int, list[Life]],
     receipts: Mapping[tuple[int, int], str],
 ) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from coordinator.service.rounds import Publication, SettledRound
-from peers.method.target_selection import Rule, trimmed
+from peers.method.target_selection import TargetSelection, trimmed
 from protos.consensus_pb2 import AGGREGATE, FLOAT32, MEMBERS, TOTAL, Content, WireDtype
 from protos.frames import Buffer
 from protos.tensors import Float32, to_wire
@@ -137,7 +137,7 @@ class Aggregator:
         room: as of `SumTree`; asked for at most once, for the round that then settles.
     """
 
-    def __init__(self, rule: Rule, ids: Sequence[int], room: Allocate | None = None) -> None:
+    def __init__(self, rule: TargetSelection, ids: Sequence[int], room: Allocate | None = None) -> None:
         self._rule = rule
         self._room = room
         self._ids = tuple(ids)

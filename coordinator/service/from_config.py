@@ -9,7 +9,7 @@ from peers.common.errors import ConfigError
 from peers.config.credentials import read_token
 from peers.config.loading import identity, identity_digest, rounds_of, updated
 from peers.config.schema import Config
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.networks.widths import common_width
 from peers.runs.run_folder import RunFolder, run_name
 from peers.worker.placement import DEFAULT_PEERS
@@ -46,7 +46,7 @@ def settings_of(config: Config, *, bind: str | None = None, state: str | None = 
             "max_peers": max(asked.max_peers, config.group.peers or DEFAULT_PEERS),
         },
         run_id=run_name(config),
-        rule=Rule.of(config.consensus, config.run.seed),
+        rule=TargetSelection.of(config.consensus, config.run.seed),
         rounds=rounds,
         shape=(config.data.batch, common_width(config)),
         group=config.group.peers or DEFAULT_PEERS,

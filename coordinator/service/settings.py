@@ -14,7 +14,7 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_va
 from peers.common.errors import ConfigError
 from peers.common.hosts import host_and_port, host_in, stays_here
 from peers.config.schema import CoordinatorConfig
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from protos.consensus_pb2 import WireDtype
 from protos.tensors import NAMES, size_of
 
@@ -49,7 +49,7 @@ class ServiceSettings(CoordinatorConfig):
 
     run_id: str = Field(min_length=1, max_length=200, description="A peer of another run is turned away.")
     state: str = Field(description="Folder of the store, made if it is missing.")
-    rule: Rule = Field(description="Target rule, with the seed of the run.")
+    rule: TargetSelection = Field(description="Target rule, with the seed of the run.")
     rounds: int = Field(ge=1, description="Rounds of the run.")
     shape: tuple[Dimension, Dimension] = Field(strict=False, description="(B, D) of every peer's outputs.")
     group: int = Field(ge=1, description="Peers that the group has when the first round opens.")

@@ -1,1 +1,1 @@
-"""What every room may use: errors, seeds, files, JSON lines, host names, the order of sums."""
+"""Basics that all rooms use: errors, seeds, files, JSON lines, host names, the order of sums."""

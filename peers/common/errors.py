@@ -1,4 +1,4 @@
-"""Every error that a user meets, and the exit code that each ends a process with.
+"""Errors that a user may see, each with the exit code of the process that it ends.
 
     PeersError                     1   anything that was foreseen; its text is for the user, no traceback is shown
     |-- ConfigError                2   the configuration, a flag, or a combination of them

@@ -1,4 +1,4 @@
-"""Files that others may read while they are written."""
+"""Atomic writing of files: whoever reads one sees the old content or the new."""
 
 from __future__ import annotations
 

@@ -83,15 +83,15 @@ def addresses(host: str) -> tuple[str, ...]:
         OSError: nothing.
     """
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        resolved = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except UnicodeError as exc:
         raise socket.gaierror(socket.EAI_NONAME, "this is no host name") from exc
-    return tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+    return tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in resolved))
 
 
-def loopback(found: Sequence[str]) -> bool:
+def loopback(resolved: Sequence[str]) -> bool:
     """Whether all addresses are of this machine alone."""
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in resolved)
 
 
 def stays_here(host: str) -> bool:
@@ -134,8 +134,8 @@ def addresses_of(name: str) -> tuple[str, ...]:
     import psutil
 
     own = psutil.net_if_addrs().get(name, [])
-    found = [one.address for family in FAMILIES for one in own if one.family == family]
-    return tuple(address for address in found if not ipaddress.ip_address(address.partition("%")[0]).is_link_local)
+    resolved = [one.address for family in FAMILIES for one in own if one.family == family]
+    return tuple(address for address in resolved if not ipaddress.ip_address(address.partition("%")[0]).is_link_local)
 
 
 def interface_of(address: str) -> str | None:
@@ -151,10 +151,10 @@ def interface_of(address: str) -> str | None:
 def local_address(host: str) -> str | None:
     """The address of this machine that packets to a host would come from; None where no way leads there."""
     try:
-        found = addresses(host)
+        resolved = addresses(host)
     except OSError:
         return None
-    for address in found:
+    for address in resolved:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -201,11 +201,11 @@ def connection_trouble(host: str, port: int, exc: Exception) -> Trouble:
         return Trouble(f"{host} does not resolve: {_why(exc)}", remedy)
     where = f"nothing answers at {written(host, port)}"
     try:
-        found = addresses(host)
+        resolved = addresses(host)
     except OSError:
-        found = ()
-    if found and loopback(found) and not stays_here(host):
-        text = f"{where}: {host} is {', '.join(found)}: this machine itself"
+        resolved = ()
+    if resolved and loopback(resolved) and not stays_here(host):
+        text = f"{where}: {host} is {', '.join(resolved)}: this machine itself"
         return Trouble(text, "if it is on another machine, give its address there, or mend /etc/hosts here")
     if isinstance(exc, ConnectionRefusedError):
         beyond = "" if stays_here(host) else "; if it runs, bind it beyond loopback (coordinator.bind = 0.0.0.0:PORT)"

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line that only grow: what a process leaves that may be killed at any time."""
+"""JSON lines: files of one JSON object a line that only grow, and survive a process that is killed at any time."""
 
 from __future__ import annotations
 

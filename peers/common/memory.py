@@ -1,4 +1,4 @@
-"""How a process that makes tensors of the same sizes again and again treats memory."""
+"""Memory settings for a process that allocates tensors of the same sizes again and again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything random in a run, derived from (run seed, purpose, further numbers).
+"""Seeds: everything random in a run is derived from (run seed, purpose, further numbers).
 
 Each use draws from a generator of its own, made when it is needed: nothing depends on how often another part drew,
 so a run that resumes at round r has no generator state to restore but r itself.

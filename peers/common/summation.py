@@ -1,4 +1,4 @@
-"""The order in which outputs are added, the same in every exchange; for arrays and tensors, without torch."""
+"""Tree sum: outputs are added in one order in every exchange; for arrays and tensors, without torch."""
 
 from __future__ import annotations
 

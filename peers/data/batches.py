@@ -34,7 +34,7 @@ from peers.config.schema import DataConfig
 from peers.data.registry import load
 from peers.common.errors import DataError
 from peers.common.seeds import numpy_generator
-from peers.data.image_store import Arrays, Files, Loaded, Store
+from peers.data.image_store import Arrays, Files, Loaded, ImageStore
 
 Indices = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Split:
         labels: [n] int64 on the CPU.
     """
 
-    def __init__(self, store: Store, rows: Tensor, scale: tuple[Tensor, Tensor], workers: int) -> None:
+    def __init__(self, store: ImageStore, rows: Tensor, scale: tuple[Tensor, Tensor], workers: int) -> None:
         """Make a part of a store.
 
         Args:
@@ -169,7 +169,7 @@ def _held_out(images: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return drawn[count:].sort().values, drawn[:count].sort().values
 
 
-def _place(loaded: Loaded, config: DataConfig, parts: list[int], device: torch.device) -> tuple[list[Store], str]:
+def _place(loaded: Loaded, config: DataConfig, parts: list[int], device: torch.device) -> tuple[list[ImageStore], str]:
     """Both stores where the budget puts them, and the fingerprint of what they hold."""
     stores = [loaded.train, loaded.test]
     size = sum(len(store.labels) * math.prod(store.shape) for store in stores)
@@ -209,13 +209,13 @@ def _normalized(images: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
     return images.to(mean.device, non_blocking=True).to(torch.float32).sub_(mean).div_(deviation)
 
 
-def _small_normalized(store: Store, scale: tuple[Tensor, Tensor]) -> Store:
+def _small_normalized(store: ImageStore, scale: tuple[Tensor, Tensor]) -> ImageStore:
     if isinstance(store, Files) or 4 * store.images.numel() > SMALL:
         return store
     return Arrays(_normalized(store.images, scale), store.labels)
 
 
-def _chunks(rows: Tensor, store: Store) -> Sequence[Tensor]:
+def _chunks(rows: Tensor, store: ImageStore) -> Sequence[Tensor]:
     """Rows in pieces of about four million values, whatever the size of the images."""
     return torch.split(rows, max(1, 2**22 // math.prod(store.shape)))
 
@@ -224,14 +224,14 @@ def _per_channel(values: Sequence[float], device: torch.device) -> Tensor:
     return torch.tensor([255 * value for value in values], dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
-def _take(store: Store, rows: Tensor) -> Tensor:
+def _take(store: ImageStore, rows: Tensor) -> Tensor:
     """Images [b, C, H, W] of rows [b] (on the CPU), as the store has them and where it lives."""
     if isinstance(store, Files):
         return _checked(_Decoder(store).__getitems__(rows.tolist()))
     return store.images.index_select(0, rows.to(store.images.device, non_blocking=True))
 
 
-def _stream(store: Store, batches: Iterable[Tensor], workers: int) -> Iterator[Tensor]:
+def _stream(store: ImageStore, batches: Iterable[Tensor], workers: int) -> Iterator[Tensor]:
     """`_take` for a sequence of rows, with images in files decoded ahead by worker processes."""
     if isinstance(store, Arrays):
         return (_take(store, rows) for rows in batches)

@@ -60,13 +60,13 @@ class Files:
             yield f"{path}\0{(self.root / path).stat().st_size}\n".encode()
 
 
-Store = Arrays | Files
+ImageStore = Arrays | Files
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A data set as it was published: its training and test images, and the number of classes."""
 
-    train: Store
-    test: Store
+    train: ImageStore
+    test: ImageStore
     classes: int

@@ -45,9 +45,11 @@ def load(config: DataConfig) -> Loaded:
         return _digits()
     if config.name == "synthetic":
         return _synthetic(config)
-    from peers.data import torchvision_sets as published
+    from peers.data import torchvision_sets
 
-    return published.image_folder(config) if config.name == "image_folder" else published.published(config)
+    if config.name == "image_folder":
+        return torchvision_sets.image_folder(config)
+    return torchvision_sets.torchvision_dataset(config)
 
 
 def _digits() -> Loaded:

@@ -75,7 +75,7 @@ _READERS: dict[str, tuple[Any, int]] = {
 }
 
 
-def published(config: DataConfig) -> Loaded:
+def torchvision_dataset(config: DataConfig) -> Loaded:
     """One of torchvision's data sets.
 
     Raises:

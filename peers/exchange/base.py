@@ -1,4 +1,4 @@
-"""The exchange: one worker's view of its group, whatever carries the outputs.
+"""Exchange: how a worker trades its peers' outputs for the consensus of its group, whatever carries them.
 
 A worker hosts one peer or several; it speaks for all of them at once, so that they share one stream and may be summed
 before they travel. The order of calls is fixed:
@@ -6,7 +6,7 @@ before they travel. The order of calls is fixed:
     join(hello) -> Ticket            once; blocks until the group has formed, or raises within the join window
     publish(round, outputs, digest)  returns at once; the outputs may be reused after it returns
     Pending.result() -> Outcome      once for each publish, before the next publish: Consensus | Missed | RunEnded
-    leave(report) -> reports         once, last; gives every member's report that this exchange can see
+    leave(reports) -> reports        once, last; gives every member's report that this exchange can see
     close()                          any time, any number of times; releases sockets and threads, raises nothing
 
 An exchange belongs to one thread. It never changes what it was given. Consensus tensors are the caller's to read, not
@@ -28,7 +28,7 @@ import xxhash
 from torch import Tensor
 
 from peers.common.errors import DisagreementError
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.values import Consensus, Missed, RunEnded, Ticket
 
 WIRES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
@@ -57,7 +57,7 @@ class Hello:
     shape: tuple[int, int]
     agreed: Mapping[str, str]
     saved: Mapping[int, tuple[int, ...]]
-    rule: Rule
+    rule: TargetSelection
     wire: str = "float32"
 
 
@@ -138,7 +138,7 @@ class Exchange(ABC):
 
     @abstractmethod
     def leave(self, reports: Mapping[int, Report]) -> Mapping[int, Report]:
-        """Leave the group with a last word for each hosted peer.
+        """Leave the group with the final report of each hosted peer.
 
         Returns:
             the reports of all members, as far as this exchange can see them.

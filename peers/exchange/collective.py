@@ -1,4 +1,4 @@
-"""The exchange over torch.distributed: gloo between CPUs, NCCL between GPUs.
+"""Exchange over torch.distributed: gloo between CPUs, NCCL between GPUs.
 
 A round is an `all_to_all` of [header | payload] rows and, for rules on the sum, an `all_gather` of summed chunks: a
 reduce-scatter spelled out. It moves as many bytes as a ring all-reduce, and it lets us add in float32 and in the order
@@ -17,7 +17,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ from peers.common.errors import ExchangeError
 from peers.common.summation import tree_sum
 from peers.exchange.base import WIRES, Exchange, Hello, Pending, Report, agree, as_sent, check_digests
 from peers.exchange.rendezvous import choose_interface, why_not_formed
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.values import Consensus, Ticket
 
 logger = logging.getLogger(__name__)
@@ -55,38 +55,29 @@ class CollectiveExchange(Exchange):
     def __init__(
         self, device: torch.device, *, round_deadline: float, join_window: float, interface: str | None = None
     ) -> None:
-        self._device = device
+        self.device = device
         self._interface = interface
         self._deadline = timedelta(seconds=round_deadline)
         self._window = timedelta(seconds=join_window)
         self._rounds: dist.ProcessGroup | None = None
-        self._hellos: list[Hello] = []
-
-    @property
-    def hellos(self) -> list[Hello]:
-        """What each worker said when it joined, by rank."""
-        return self._hellos
-
-    @property
-    def device(self) -> torch.device:
-        """Where outputs live."""
-        return self._device
+        self.hellos: list[Hello] = []
+        """Of all workers, by rank; empty before `join`."""
 
     def join(self, hello: Hello) -> Ticket:
         """See `Exchange.join`; ConfigError where the interface cannot be used."""
         choose_interface(self._interface)
-        backend = "nccl" if self._device.type == "cuda" else "gloo"
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
         try:
             store, rank, world = next(rendezvous("env://", timeout=self._window))
             dist.init_process_group(backend, None, self._window, world, rank, _fresh(store))
             self._rounds = cast(dist.ProcessGroup, dist.new_group(timeout=self._deadline))
-            said = self._gather_json(_hello_to_json(hello))
+            hellos = self._gather_json(asdict(hello))
         except (RuntimeError, ValueError) as exc:
             window = f"{self._window.total_seconds():g} s (exchange.join_window)"
             text = f"the group did not form within {window}: {_brief(exc)}; {why_not_formed()}"
             raise ExchangeError(text) from exc
-        self._hellos = [_hello_from_json(value) for value in said]
-        return agree(self._hellos, dist.get_rank())
+        self.hellos = [_hello_from_json(value) for value in hellos]
+        return agree(self.hellos, dist.get_rank())
 
     def publish(
         self, round_: int, outputs: Mapping[int, Tensor | None], digest: bytes, *, leaving: bool = False
@@ -94,12 +85,12 @@ class CollectiveExchange(Exchange):
         """See `Exchange.publish`."""
         if self._rounds is None:
             raise RuntimeError("publish came before join")
-        hello = self._hellos[dist.get_rank()]
+        hello = self.hellos[dist.get_rank()]
         sent = {peer: as_sent(z, hello.wire) for peer, z in outputs.items() if z is not None}
         header = _HEADER.pack(round_, leaving, digest) + bytes(peer in sent for peer in hello.peers)
         plan = _SumPlan(self) if hello.rule.kind == "sum" else _MembersPlan(self, round_)
-        rows = [_row(header, payload, self._device) for payload in plan.payloads(sent)]
-        receive = torch.empty(sum(plan.receive_bytes), dtype=torch.uint8, device=self._device)
+        rows = [_row(header, payload, self.device) for payload in plan.payloads(sent)]
+        receive = torch.empty(sum(plan.receive_bytes), dtype=torch.uint8, device=self.device)
         try:
             work = dist.all_to_all_single(
                 receive,
@@ -111,15 +102,15 @@ class CollectiveExchange(Exchange):
             )
         except RuntimeError as exc:
             raise _lost(round_, exc) from exc
-        return _CollectivePending(self, plan, round_, sent, work, receive)
+        return _CollectivePending(plan, round_, sent, work, receive)
 
     def leave(self, reports: Mapping[int, Report]) -> Mapping[int, Report]:
         """See `Exchange.leave`."""
         try:
-            said = self._gather_json({str(peer): report for peer, report in reports.items()})
+            gathered = self._gather_json({str(peer): report for peer, report in reports.items()})
         except RuntimeError as exc:
             raise ExchangeError(f"the group did not part: a member was lost, or is late: {_brief(exc)}") from exc
-        return {int(peer): report for worker in said for peer, report in worker.items()}
+        return {int(peer): report for worker in gathered for peer, report in worker.items()}
 
     def close(self) -> None:
         """See `Exchange.close`."""
@@ -129,20 +120,20 @@ class CollectiveExchange(Exchange):
 
     def gather_chunks(self, chunk: Tensor) -> Tensor:
         """All workers' chunks [c] in rank order, [world * c]."""
-        whole = torch.empty(dist.get_world_size() * len(chunk), dtype=chunk.dtype, device=self._device)
+        whole = torch.empty(dist.get_world_size() * len(chunk), dtype=chunk.dtype, device=self.device)
         dist.all_gather_into_tensor(whole, chunk.contiguous(), group=self._rounds)
         return whole
 
     def _gather_json(self, value: Any) -> list[Any]:
         """Each worker's JSON value, by rank. JSON and not the library's all_gather_object, which unpickles."""
-        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self._device)
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self.device)
         world = dist.get_world_size()
-        sizes = torch.empty(world, dtype=torch.int64, device=self._device)
-        dist.all_gather_into_tensor(sizes, torch.tensor([len(text)], device=self._device))
+        sizes = torch.empty(world, dtype=torch.int64, device=self.device)
+        dist.all_gather_into_tensor(sizes, torch.tensor([len(text)], device=self.device))
         longest = int(sizes.max())
-        padded = torch.zeros(longest, dtype=torch.uint8, device=self._device)
+        padded = torch.zeros(longest, dtype=torch.uint8, device=self.device)
         padded[: len(text)] = text
-        texts = torch.empty(world * longest, dtype=torch.uint8, device=self._device)
+        texts = torch.empty(world * longest, dtype=torch.uint8, device=self.device)
         dist.all_gather_into_tensor(texts, padded)
         rows = texts.view(world, longest).cpu()
         return [json.loads(bytes(row[:size].numpy())) for row, size in zip(rows, sizes.tolist(), strict=True)]
@@ -204,7 +195,7 @@ class _MembersPlan(_Plan):
         self.sources = {peer: sources[peer] for peer in self.hello.peers}
         heard = [{source for peer in hello.peers for source in sources[peer]} for hello in self.hellos]
         me = dist.get_rank()
-        self.dtype = _wire_dtype(self.hello)
+        self.dtype = WIRES[self.hello.wire]
         self.size = _padded(math.prod(self.shape) * self.dtype.itemsize, _ALIGNMENT)
         self.goes = [sorted(needs & set(self.hello.peers)) if w != me else [] for w, needs in enumerate(heard)]
         self.comes = [sorted(heard[me] & set(hello.peers)) if w != me else [] for w, hello in enumerate(self.hellos)]
@@ -234,45 +225,42 @@ class _MembersPlan(_Plan):
         return None, members
 
 
+@dataclass(frozen=True)
 class _CollectivePending(Pending):
-    def __init__(
-        self,
-        exchange: CollectiveExchange,
-        plan: _Plan,
-        round_: int,
-        sent: dict[int, Tensor],
-        work: Any,
-        receive: Tensor,
-    ) -> None:
-        self._exchange, self._plan, self._round = exchange, plan, round_
-        self._sent, self._work, self._receive = sent, work, receive
+    """A round under way: the library fills `receive`, `work` says when it has."""
+
+    plan: _Plan
+    round: int
+    sent: dict[int, Tensor]
+    work: Any
+    receive: Tensor
 
     def result(self, timeout: float | None = None) -> Consensus[Tensor]:
-        plan = self._plan
+        plan = self.plan
         try:
-            self._work.wait(*(() if timeout is None else (timedelta(seconds=timeout),)))
-            rows = torch.split(self._receive, plan.receive_bytes)
+            self.work.wait(*(() if timeout is None else (timedelta(seconds=timeout),)))
+            rows = torch.split(self.receive, plan.receive_bytes)
             contributors, leaving = self._read_headers(rows)
             payloads = [row[_header_bytes(hello) :] for hello, row in zip(plan.hellos, rows, strict=True)]
             total, members = plan.finish(payloads, contributors)
         except RuntimeError as exc:
-            raise _lost(self._round, exc) from exc
+            raise _lost(self.round, exc) from exc
         sources = plan.sources if isinstance(plan, _MembersPlan) else {}
-        return Consensus(self._round, 1, tuple(sorted(contributors)), total, self._sent, members, sources, leaving)
+        return Consensus(self.round, 1, tuple(sorted(contributors)), total, self.sent, members, sources, leaving)
 
     def _read_headers(self, rows: tuple[Tensor, ...]) -> tuple[set[int], frozenset[int]]:
         """Contributors and leavers, after all members are shown to be at the same batch of the same round."""
-        hellos = self._plan.hellos
+        hellos = self.plan.hellos
         longest = max(_header_bytes(hello) for hello in hellos)
         heads = torch.stack([torch.nn.functional.pad(row[:longest], (0, longest - len(row[:longest]))) for row in rows])
         contributors, leaving, digests = set(), set(), {}
         for hello, head in zip(hellos, heads.cpu().numpy(), strict=True):
             round_, leaves, digest = _HEADER.unpack_from(head.data)
-            digests[hello.peers] = digest if round_ == self._round else digest + round_.to_bytes(8, "big")
+            digests[hello.peers] = digest if round_ == self.round else digest + round_.to_bytes(8, "big")
             flags = head[_HEADER.size : _HEADER.size + len(hello.peers)]
             contributors |= {peer for peer, flag in zip(hello.peers, flags, strict=True) if flag}
             leaving |= set(hello.peers) if leaves else set()
-        check_digests(self._round, digests)
+        check_digests(self.round, digests)
         return contributors, frozenset(leaving)
 
 
@@ -289,13 +277,9 @@ def _padded(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _wire_dtype(hello: Hello) -> torch.dtype:
-    return WIRES[hello.wire]
-
-
 def _partial_dtype(hello: Hello) -> torch.dtype:
     """Sums of several peers travel as float32: rounding them would not be what any of the peers has sent."""
-    return torch.float32 if len(hello.peers) > 1 else _wire_dtype(hello)
+    return torch.float32 if len(hello.peers) > 1 else WIRES[hello.wire]
 
 
 def _lost(round_: int, exc: RuntimeError) -> ExchangeError:
@@ -309,10 +293,6 @@ def _brief(exc: Exception) -> str:
     return str(exc).strip().splitlines()[0].rstrip(".") if str(exc).strip() else type(exc).__name__
 
 
-def _hello_to_json(hello: Hello) -> Any:
-    return asdict(hello)
-
-
 def _hello_from_json(value: Any) -> Hello:
     return Hello(
         peers=tuple(value["peers"]),
@@ -320,7 +300,7 @@ def _hello_from_json(value: Any) -> Hello:
         shape=tuple(value["shape"]),
         agreed=value["agreed"],
         saved={int(peer): tuple(rounds) for peer, rounds in value["saved"].items()},
-        rule=Rule(**value["rule"]),
+        rule=TargetSelection(**value["rule"]),
         wire=value["wire"],
     )
 

@@ -1,4 +1,4 @@
-"""The exchange through a coordinator over gRPC: peers come, go and fail, and the others go on.
+"""Exchange through a coordinator over gRPC: peers come, go and fail, and the others go on.
 
 `StreamClient` does the work: it sends, reconnects and beats. This class turns tensors into arrays and back. A worker
 that was expelled joins again by itself, under new incarnations, with the weights that it has.
@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,9 +85,9 @@ class CoordinatedExchange(Exchange):
 
     def leave(self, reports: Mapping[int, Report]) -> Mapping[int, Report]:
         """See `Exchange.leave`; waits for the others' reports, at most the join window."""
-        words = {peer: json.dumps(report).encode() for peer, report in reports.items()}
-        said = self._client.leave(words, wait=self._window if any(reports.values()) else 0.0)
-        return {peer: json.loads(word) for peer, word in said.items()}
+        own = {peer: json.dumps(report).encode() for peer, report in reports.items()}
+        everyone = self._client.leave(own, wait=self._window if any(reports.values()) else 0.0)
+        return {peer: json.loads(report) for peer, report in everyone.items()}
 
     def close(self) -> None:
         """See `Exchange.close`."""
@@ -112,16 +112,9 @@ class CoordinatedExchange(Exchange):
                 if now >= end:
                     raise NoAnswerError(exc.address, patience) from None
         if isinstance(outcome, Consensus):
-            return outcome.converted(self._tensor, self._sources(outcome))
+            hello = self._joined()
+            return outcome.converted(self._tensor, hello.rule.sources_of(hello.peers, outcome.round, outcome.group))
         return self._rejoin(round_, outcome) if isinstance(outcome, Expelled) else outcome
-
-    def _sources(self, result: Consensus[Float32]) -> dict[int, tuple[int, ...]]:
-        """Whom the hosted peers listen to, by the draw among those that the round opened with."""
-        hello = self._joined()
-        if hello.rule.kind == "sum":
-            return {}
-        sources = hello.rule.sources(result.round, result.group)
-        return {peer: sources[peer] for peer in hello.peers if peer in sources}
 
     def _joined(self) -> Hello:
         if self._hello is None:
@@ -156,9 +149,10 @@ class CoordinatedExchange(Exchange):
         return tensor if self._device.type == "cpu" else tensor.to(self._device)
 
 
+@dataclass(frozen=True)
 class _CoordinatedPending(Pending):
-    def __init__(self, exchange: CoordinatedExchange, round_: int) -> None:
-        self._exchange, self._round = exchange, round_
+    exchange: CoordinatedExchange
+    round: int
 
     def result(self, timeout: float | None = None) -> Outcome:
-        return self._exchange.outcome(self._round, timeout)
+        return self.exchange.outcome(self.round, timeout)

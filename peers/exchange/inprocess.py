@@ -1,4 +1,4 @@
-"""The exchange between workers of one process: all peers in one worker, or one worker per thread in tests."""
+"""Exchange between workers of one process: all peers in one worker, or one worker per thread in tests."""
 
 from __future__ import annotations
 
@@ -156,9 +156,8 @@ class _InProcessPending(Pending):
             self._round, {self._group.hellos[worker].peers: each.digest for worker, each in publications.items()}
         )
         everyone = {peer: z for each in publications.values() for peer, z in each.sent.items()}
-        sources = {} if hello.rule.kind == "sum" else hello.rule.sources(self._round, range(hello.group))
-        mine = {peer: sources[peer] for peer in hello.peers if peer in sources}
-        wanted = {source for drawn in mine.values() for source in drawn} - set(hello.peers)
+        sources = hello.rule.sources_of(hello.peers, self._round, range(hello.group))
+        wanted = {source for drawn in sources.values() for source in drawn} - set(hello.peers)
         leaving = (self._group.hellos[worker].peers for worker, each in publications.items() if each.leaving)
         return Consensus(
             round=self._round,
@@ -167,6 +166,6 @@ class _InProcessPending(Pending):
             total=current.total,
             sent=publications[self._worker].sent,
             members={peer: everyone[peer] for peer in sorted(wanted) if peer in everyone},
-            sources=mine,
+            sources=sources,
             leaving=frozenset(peer for peers in leaving for peer in peers),
         )

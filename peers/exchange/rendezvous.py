@@ -1,4 +1,4 @@
-"""How the members of a fixed group find one another: by which network interface, and why they do not.
+"""Rendezvous of a fixed group: which network interface it uses, and why a group did not form.
 
 By itself gloo listens at whatever the host's own name resolves to: on Debian that is 127.0.1.1, which no other host can
 reach, and on a host with several networks it may be the wrong one.
@@ -41,9 +41,9 @@ def choose_interface(wanted: str | None, environment: MutableMapping[str, str] =
     if wanted is not None:
         interface_address(wanted)
         environment[GLOO], environment[NCCL] = wanted, f"={wanted}"  # NCCL takes eth1 for a prefix of eth10 without =
-    elif spans_hosts(environment) and (found := _toward(environment.get("MASTER_ADDR", ""))):
-        environment.setdefault(GLOO, found)
-        environment.setdefault(NCCL, f"={found}")
+    elif spans_hosts(environment) and (interface := _toward(environment.get("MASTER_ADDR", ""))):
+        environment.setdefault(GLOO, interface)
+        environment.setdefault(NCCL, f"={interface}")
 
 
 def spans_hosts(environment: Mapping[str, str]) -> bool:
@@ -61,12 +61,12 @@ def why_not_formed(environment: Mapping[str, str] = os.environ) -> str:
         return "MASTER_ADDR and MASTER_PORT do not say where it meets: start the workers with torchrun"
     where = f"it meets at {host}:{port} (MASTER_ADDR, MASTER_PORT)"
     try:
-        found = addresses(host)
+        resolved = addresses(host)
     except OSError as exc:
         remedy = f"give it an entry in the DNS or in /etc/hosts, or {LOCAL_ADDR}"
         return f"{where}, and {host} does not resolve here: {exc.strerror or exc}; {remedy}"
     text = f"{where}{_state(host, int(port), environment)}"
-    return f"{text}; {_only_here(host, found)}" if spans_hosts(environment) and loopback(found) else text
+    return f"{text}; {_only_here(host, resolved)}" if spans_hosts(environment) and loopback(resolved) else text
 
 
 def _state(host: str, port: int, environment: Mapping[str, str]) -> str:
@@ -87,20 +87,20 @@ def _state(host: str, port: int, environment: Mapping[str, str]) -> str:
         return f", and {text}; look for a firewall or a wrong network between the two hosts"
 
 
-def _only_here(host: str, found: tuple[str, ...]) -> str:
+def _only_here(host: str, resolved: tuple[str, ...]) -> str:
     """What it means for members on other hosts that the group meets at a loopback address."""
     if stays_here(host):
         return f"{host} is this machine itself, and members on other hosts look on theirs; {LOCAL_ADDR}"
-    text = f"{host} is {', '.join(found)} here, this machine itself, as Debian writes it into /etc/hosts"
+    text = f"{host} is {', '.join(resolved)} here, this machine itself, as Debian writes it into /etc/hosts"
     return f"{text}: where members on other hosts do not find it by this name, {LOCAL_ADDR}"
 
 
 def _toward(master: str) -> str | None:
     """The interface by which the group meets; None where nothing can be said, and the library has to find out."""
     try:
-        found = addresses(master)
+        resolved = addresses(master)
     except OSError:
         return None
-    if loopback(found) and not stays_here(master):
+    if loopback(resolved) and not stays_here(master):
         return interface_of(own_address())  # the name of this host itself: others know it by another address
     return interface_to(master)

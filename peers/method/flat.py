@@ -1,4 +1,4 @@
-"""All parameters of a network in one piece of memory, so that an optimizer's step is one operation for all of them."""
+"""Flat parameters: a network's parameters in one tensor, so that an optimizer's step is one operation for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The leave-one-out mean and the losses: pure functions of outputs [B, D].
+"""Losses, and the leave-one-out mean: pure functions of outputs [B, D].
 
 Every loss is a mean over the batch, is differentiated through `z` alone (`target` carries no gradient), and returns a
 scalar tensor of float32.

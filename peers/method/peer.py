@@ -1,4 +1,8 @@
-"""One peer: a network with its optimizer, and the two halves of a round that concern it alone."""
+"""One peer: a network with its optimizer, its forward pass and its step toward a consensus.
+
+Calls alternate: `forward`, then for a consensus `evaluate` where it is due, `backward` and `advance`; for a missed
+round `skip`; and `undo_forward` where the run ends before the round closes.
+"""
 
 from __future__ import annotations
 
@@ -118,6 +122,7 @@ class Peer:
     def forward(self, images: Tensor) -> Tensor | None:
         """Outputs [B, D] to publish for images [B, C, H, W], float32 and detached; None if they are not finite."""
         if self.config.exchange.elastic:  # the only exchange that may end a run before a round closes
+            # What `undo_forward` restores: batch-norm statistics are all that a forward pass changes.
             self._before = [buffer.clone() for buffer in self.network.buffers()]
         if not self.network.training:  # walking through all its modules in every round takes its time
             self.network.train()
@@ -142,8 +147,8 @@ class Peer:
         for buffer, before in zip(self.network.buffers(), self._before, strict=True):
             buffer.copy_(before)
 
-    def look(self, consensus: Consensus[Tensor], live: Callable[[Peer], float]) -> None:
-        """Keep the weights as they were when `forward` made the outputs, if they are the best so far.
+    def evaluate(self, consensus: Consensus[Tensor], live: Callable[[Peer], float]) -> None:
+        """Evaluate the weights that made this round's outputs, and keep them if they are the best so far.
 
         Args:
             consensus: of the round.
@@ -158,11 +163,11 @@ class Peer:
             self.selection.offer(consensus.round, score, self.network)
 
     def selected_network(self) -> nn.Module:
-        """The network that is judged: as it is now, or a copy with the weights that were kept."""
-        if self.selection.kept is None:
+        """The network that the final probes see: as it is now, or a copy with the best weights."""
+        if self.selection.best is None:
             return self.network
         network = copy.deepcopy(self.network)
-        network.load_state_dict(dict(self.selection.kept.state))
+        network.load_state_dict(dict(self.selection.best.state))
         return network
 
     def step(self, consensus: Consensus[Tensor]) -> Step:
@@ -202,23 +207,23 @@ class Peer:
         Raises:
             DivergedError: values were not finite for `consensus.max_skips` rounds in a row.
         """
-        made, self._under_way = self._under_way, None
-        if made is None:
+        waiting, self._under_way = self._under_way, None
+        if waiting is None:
             raise RuntimeError("advance came before backward")
-        if isinstance(made, Step):
-            return made
-        value, norm = made.read.tolist()
+        if isinstance(waiting, Step):
+            return waiting
+        value, norm = waiting.read.tolist()
         if not math.isfinite(value):
-            return self._skip("non_finite_loss", made.outputs, made.target)
+            return self._skip("non_finite_loss", waiting.outputs, waiting.target)
         if not math.isfinite(norm):
-            return self._skip("non_finite_gradient", made.outputs, made.target)
-        rate = learning_rate(self.config.optimizer, made.round, self.rounds)
+            return self._skip("non_finite_gradient", waiting.outputs, waiting.target)
+        rate = learning_rate(self.config.optimizer, waiting.round, self.rounds)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.stepped += 1
         self.bad_in_a_row = 0
-        return Step(None, value, norm, made.outputs, made.target)
+        return Step(None, value, norm, waiting.outputs, waiting.target)
 
     def skip(self, reason: str) -> None:
         """Count a round without a step; if the peer has abstained from it, as that.

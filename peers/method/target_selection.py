@@ -1,4 +1,4 @@
-"""Who listens to whom in a round: the seeded draws of the target rules, in plain Python.
+"""Target selection: which peers' outputs each peer learns from in a round, drawn by seed, in plain Python.
 
 A draw is a pure function of (rule, run seed, round, members), so that peers and a coordinator arrive at the same one
 alone, without a message and without torch.
@@ -6,7 +6,7 @@ alone, without a message and without torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +19,7 @@ Kind = Literal["sum", "members"]
 
 
 @dataclass(frozen=True)
-class Rule:
+class TargetSelection:
     """What a target rule asks of the exchange.
 
     Attributes:
@@ -35,7 +35,7 @@ class Rule:
     q: float = 0.25
 
     @classmethod
-    def of(cls, consensus: ConsensusConfig, seed: int) -> Rule:
+    def of(cls, consensus: ConsensusConfig, seed: int) -> TargetSelection:
         """The rule that a configuration names."""
         return cls(consensus.target, seed, consensus.k, consensus.q)
 
@@ -71,6 +71,13 @@ class Rule:
         if self.name == "neighbours":
             return _neighbours(ring, self.k)
         return _roles(ring)
+
+    def sources_of(self, peers: Iterable[int], round_: int, members: Sequence[int]) -> Mapping[int, tuple[int, ...]]:
+        """`sources` of some peers alone; empty for rules that live on the sum."""
+        if self.kind == "sum":
+            return {}
+        drawn = self.sources(round_, members)
+        return {peer: drawn[peer] for peer in peers if peer in drawn}
 
 
 def _pick(seed: int, round_: int, peer: int, ids: Sequence[int]) -> int:

@@ -1,4 +1,4 @@
-"""From a consensus to the target of one peer: the rules and the controls. Pure functions, no gradient."""
+"""Targets: what a peer's loss compares with, by rules and controls, from a consensus. Pure functions, no gradient."""
 
 from __future__ import annotations
 

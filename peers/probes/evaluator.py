@@ -1,8 +1,8 @@
-"""The judge: the same probes on the same images for every network of a run.
+"""Evaluator: the same probes on the same images for every network of a run.
 
 What is drawn (training images, the images that re-estimate batch norm, the live subsets) follows from the run's seed
-alone, so that every peer, before and after training, in every process, is judged alike. Labels enter here and nowhere
-else. A judge changes nothing after its construction: threads may share one.
+alone, so that every peer, before and after training, in every process, is evaluated alike. Labels enter here and
+nowhere else. An evaluator changes nothing after its construction: threads may share one.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Extract = Callable[["Split", np.ndarray | None], Tensor]
 """Features [n, D] of some images of a split (None: all)."""
 
 
-class Judge:
+class Evaluator:
     """Probes of one run.
 
     Args:
-        config: how features are judged.
+        config: how features are evaluated.
         data: the images; the test split is read only if `config.split` says so.
         seed: the run's seed.
         device: where networks live, and where the probes run.
@@ -52,9 +52,9 @@ class Judge:
         self._train = drawn(len(data.train), config.train_images, seed, "probe_train")
         self._live_train = drawn(len(data.train), config.live_images, seed, "probe_live_train")
         self._live_validation = drawn(len(data.validation), config.live_images, seed, "probe_live_validation")
-        self._judged = data.test if config.split == "test" else data.validation
+        self._evaluated = data.test if config.split == "test" else data.validation
         self._train_y = self._labels(data.train, self._train)
-        self._judged_y = self._labels(self._judged, None)
+        self._evaluated_y = self._labels(self._evaluated, None)
         self._validation_y = self._labels(data.validation, None)
         self._live_train_y = self._labels(data.train, self._live_train)
         self._live_validation_y = self._labels(data.validation, self._live_validation)
@@ -62,7 +62,7 @@ class Judge:
         self._held_out, self._fitted = order.tensor_split([max(1, len(order) // 10)])
 
     def network(self, network: nn.Module) -> dict[str, float]:
-        """Judge a network's features, with batch-norm statistics estimated anew on a copy.
+        """Evaluate a network's features, with batch-norm statistics estimated anew on a copy.
 
         Returns:
             percent correct on `config.split`: {"knn": ..., "linear": ...}; without "linear" if it is switched off.
@@ -70,11 +70,11 @@ class Judge:
         Raises:
             DivergedError: the features are not finite.
         """
-        with _judging():
+        with _reported():
             return self._probes(self._extractor(network, self._config.norm_images))
 
     def pixels(self) -> dict[str, float]:
-        """Judge the normalized pixels in the same way: the baseline without any network."""
+        """Raw-pixel baseline: the same probes on the normalized pixels, without any network."""
         return self._probes(lambda split, indices: features.pixels(split, indices=indices).to(self._device))
 
     def live(self, network: nn.Module) -> float:
@@ -89,7 +89,7 @@ class Judge:
             DivergedError: the features are not finite.
         """
         extract = self._extractor(network, min(self._config.norm_images, self._config.live_images))
-        with _judging():
+        with _reported():
             return self._knn(
                 (extract(self._data.train, self._live_train), self._live_train_y),
                 (extract(self._data.validation, self._live_validation), self._live_validation_y),
@@ -97,32 +97,32 @@ class Judge:
 
     def _probes(self, extract: Extract) -> dict[str, float]:
         train = extract(self._data.train, self._train), self._train_y
-        judged = extract(self._judged, None), self._judged_y
-        found = {"knn": self._knn(train, judged)}
+        evaluated = extract(self._evaluated, None), self._evaluated_y
+        scores = {"knn": self._knn(train, evaluated)}
         if not self._config.linear:
-            return found
+            return scores
         if self._config.split == "test":
             choose = extract(self._data.validation, None), self._validation_y
         else:
-            # The judged images must not choose: a tenth of the training images does, and is not fitted.
+            # The evaluated images must not choose: a tenth of the training images does, and is not fitted.
             (x, y), held_out, fitted = train, self._held_out, self._fitted
             choose, train = (x[held_out], y[held_out]), (x[fitted], y[fitted])
-        return found | {"linear": self._linear(train, choose, judged)}
+        return scores | {"linear": self._linear(train, choose, evaluated)}
 
-    def _knn(self, train: Labelled, judged: Labelled) -> float:
+    def _knn(self, train: Labelled, evaluated: Labelled) -> float:
         return knn_accuracy(
             *train,
-            *judged,
+            *evaluated,
             k=self._config.knn_k,
             temperature=self._config.knn_temperature,
             classes=self._data.classes,
         )
 
-    def _linear(self, train: Labelled, choose: Labelled, judged: Labelled) -> float:
+    def _linear(self, train: Labelled, choose: Labelled, evaluated: Labelled) -> float:
         probe = linear_probe(
             train,
             choose,
-            judged,
+            evaluated,
             classes=self._data.classes,
             grid=self._config.linear_l2,
             steps=self._config.linear_steps,
@@ -170,7 +170,7 @@ def drawn(images: int, most: int | None, seed: int, purpose: str) -> np.ndarray:
 
 
 @contextmanager
-def _judging() -> Iterator[None]:
+def _reported() -> Iterator[None]:
     try:
         yield
     except NotFiniteError as exc:

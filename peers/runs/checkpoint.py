@@ -215,8 +215,8 @@ def state_of(peer: Peer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for key, value in state.items():
             if value is not None:
                 tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
-    if peer.selection.kept is not None:
-        tensors |= {f"selected.{name}": tensor for name, tensor in peer.selection.kept.state.items()}
+    if peer.selection.best is not None:
+        tensors |= {f"selected.{name}": tensor for name, tensor in peer.selection.best.state.items()}
     # The settings without the parameters that they are for.
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer["param_groups"]]
     counts = {

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is one of this peer's: checked as a whole before anything of it reaches the peer.
+"""Checks of a checkpoint: it is one of this peer's, as a whole, before anything of it reaches the peer.
 
 A digest tells damage, not an enemy, who makes it fit. Neither JSON nor safetensors can carry code; what is left is to
 refuse values that would end a run later, where nobody sees what they came from.
@@ -49,11 +49,11 @@ def check_record(record: Mapping[str, Any]) -> None:
         CheckpointError: names the field that is wrong, or missing.
     """
     try:
-        made = _Record.model_validate(dict(record))
+        parsed = _Record.model_validate(dict(record))
     except ValidationError as exc:
         raise CheckpointError(first_problem(exc)) from exc
-    if made.selection is not None and made.selection.first is not None and len(made.selection.first) != 2:
-        raise CheckpointError(f"selection.first: 2 numbers are expected, found {len(made.selection.first)}")
+    if parsed.selection is not None and parsed.selection.first is not None and len(parsed.selection.first) != 2:
+        raise CheckpointError(f"selection.first: 2 numbers are expected, found {len(parsed.selection.first)}")
 
 
 def check_state(peer: Peer, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -83,9 +83,9 @@ def check_state(peer: Peer, tensors: Mapping[str, Tensor], record: Mapping[str, 
 
 def _same(part: str, found: Mapping[str, Tensor], due: Mapping[str, Tensor]) -> None:
     for name in sorted({*found, *due}):
-        for said, there in (("has no", found), ("has a strange", due)):
+        for problem, there in (("has no", found), ("has a strange", due)):
             if name not in there:
-                raise CheckpointError(f"it {said} tensor {f'{part}.{name}'!r}")
+                raise CheckpointError(f"it {problem} tensor {f'{part}.{name}'!r}")
         _alike(f"{part}.{name}", found[name], due[name])
 
 

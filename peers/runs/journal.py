@@ -1,4 +1,7 @@
-"""What a peer's weights depend on that nobody can derive: when each of its lives began, and which rounds it missed.
+"""Journal of a peer: its starts, skipped rounds and end, from which a run can be replayed.
+
+It holds what the weights depend on and what nothing else records: when each life of the peer began, and which rounds it
+missed.
 
     RUN/journal/peer-003.jsonl
     {"round": 80, "incarnation": 0, "from": 50, ...}         a life: enters at round 80 with its checkpoint of round 50
@@ -30,7 +33,7 @@ from peers.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Terms:
-    """What a worker brings to the lives of all peers that it hosts.
+    """Circumstances of a worker that the last bits of its peers' weights depend on.
 
     Attributes:
         hosted: ids of its peers, ascending: where the rule lives on sums, their outputs were added before all others.
@@ -61,7 +64,7 @@ class Skip:
 
     Attributes:
         round: its number.
-        reason: as `peers.exchange.base.Missed` says it.
+        reason: as `peers.transport.values.Missed` says it.
         next: the round of the next forward pass.
     """
 
@@ -95,8 +98,8 @@ class Life:
     ended: int | None = None
 
 
-class Journal:
-    """Writes for the peers of one worker, which holds their locks.
+class PeerJournal:
+    """Journals of the peers of one worker, which holds their locks.
 
     Args:
         folder: of the run.
@@ -119,8 +122,8 @@ class Journal:
         """A peer's life begins; comes before its first publication."""
         terms = asdict(life.terms)
         terms["torch"] = terms.pop("version")
-        told = {"round": life.round, "incarnation": life.incarnation, "from": life.source}
-        self._write(peer, {**told, "admitted": life.admitted, "epoch": life.epoch, **terms})
+        start = {"round": life.round, "incarnation": life.incarnation, "from": life.source}
+        self._write(peer, {**start, "admitted": life.admitted, "epoch": life.epoch, **terms})
 
     def skip(self, skip: Skip) -> None:
         """All peers made a forward pass that leads to no step; comes before their next one."""

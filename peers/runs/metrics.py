@@ -1,4 +1,4 @@
-"""What is written down while a run goes on: metrics.jsonl and TensorBoard events."""
+"""Metrics of a run while it goes on: metrics.jsonl and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Recorder:
             from tensorboard.compat.proto.summary_pb2 import Summary
 
             # One event for all values: `add_scalar` writes one for each, which takes as many times as long.
-            told = [Summary.Value(tag=key, simple_value=value) for key, value in kept.items() if not _is_text(value)]
-            self._writers[peer].file_writer.add_summary(Summary(value=told), round_)
+            scalars = [Summary.Value(tag=key, simple_value=value) for key, value in kept.items() if not _is_text(value)]
+            self._writers[peer].file_writer.add_summary(Summary(value=scalars), round_)
 
     def close(self) -> None:
         """Flush and release the files."""

@@ -1,4 +1,4 @@
-"""Records of rounds: signs of learning and of collapse, computed and written several at a time."""
+"""Records of rounds in metrics.jsonl: diagnostics of learning and of collapse, computed and written in groups."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AT_LAST = 0.5
 
 @dataclass(frozen=True)
 class Record:
-    """What is told of a round; it holds on to no more tensors than those of the steps.
+    """What is recorded of a round; the only tensors that it keeps alive are those of the steps.
 
     Attributes:
         round: its number.
@@ -36,7 +36,7 @@ class Record:
         receipt: digest, hexadecimal.
         steps: of each hosted peer.
         values: more of each, under the names that they get in the file.
-        live: newest live k-NN of each, percent, where it is to be said how the round stands; otherwise None.
+        live: newest live k-NN of each, percent, in rounds that the log reports, too; otherwise None.
     """
 
     round: int
@@ -118,18 +118,18 @@ class Records:
 
     def _write(self, records: Sequence[Record]) -> None:
         # Before any is written: TensorBoard's thread wakes then, and would share the interpreter.
-        signs = [{peer: _signs(step) for peer, step in record.steps.items()} for record in records]
-        for record, seen in zip(records, signs, strict=True):
-            for peer, found in seen.items():
-                told = {**found, "count": record.count, "receipt": record.receipt, **record.values[peer]}
-                self._recorder.record(peer, record.round, told)
+        computed = [{peer: _diagnostics(step) for peer, step in record.steps.items()} for record in records]
+        for record, diagnostics in zip(records, computed, strict=True):
+            for peer, values in diagnostics.items():
+                line = {**values, "count": record.count, "receipt": record.receipt, **record.values[peer]}
+                self._recorder.record(peer, record.round, line)
             if record.live is not None:
-                parts = "; ".join(_told(peer, found, record.live.get(peer)) for peer, found in seen.items())
+                parts = "; ".join(_line(peer, values, record.live.get(peer)) for peer, values in diagnostics.items())
                 logger.info("round %d of %d: %s", record.round + 1, self._rounds, parts)
 
 
-def _signs(step: Step) -> Mapping[str, Any]:
-    """Signs of learning and of collapse, of one step."""
+def _diagnostics(step: Step) -> Mapping[str, Any]:
+    """Diagnostics of learning and of collapse, of one step."""
     return {
         "loss": step.loss,
         "gradient": step.gradient,
@@ -140,7 +140,8 @@ def _signs(step: Step) -> Mapping[str, Any]:
     }
 
 
-def _told(peer: int, signs: Mapping[str, Any], live: float | None) -> str:
-    what = f"skipped ({signs['skipped']})" if signs["skipped"] else f"loss {signs['loss']:.4f}"
+def _line(peer: int, diagnostics: Mapping[str, Any], live: float | None) -> str:
+    """One peer's part of the round's line in the log."""
+    what = f"skipped ({diagnostics['skipped']})" if diagnostics["skipped"] else f"loss {diagnostics['loss']:.4f}"
     score = "" if live is None else f", k-NN {live:.1f}"
-    return f"peer {peer} {what}, rank {signs['effective_rank']:.1f}{score}"
+    return f"peer {peer} {what}, rank {diagnostics['effective_rank']:.1f}{score}"

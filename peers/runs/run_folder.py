@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, and who may write there.
+"""Run folder: what lies where in it, and who may write there.
 
 OUT/NAME/config.yaml          the resolved configuration
          metrics.jsonl        a record a line

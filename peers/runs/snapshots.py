@@ -1,4 +1,4 @@
-"""A network's weights at chosen rounds, for whoever wants to see how it came about; no run needs them to go on.
+"""Snapshots: a network's weights at chosen rounds, for analysis; a run does not need them to resume.
 
     RUN/snapshots/peer-000/round-00000012.safetensors    weights and buffers after 12 rounds
 

@@ -45,11 +45,11 @@ class _Report(BaseModel):
 
 
 def sound(reports: Mapping[int, Any], probes: Collection[str]) -> tuple[dict[int, Report], dict[int, str]]:
-    """Tell reports that a summary can be made of from those of peers that lie, who may say anything.
+    """Separate sound reports from those that no summary can use: a peer that lies may say anything.
 
     Args:
         reports: of each peer, as it came.
-        probes: that all of them were judged by.
+        probes: names of those that every report must have.
 
     Returns:
         the sound ones, without what does not belong there, and for each other peer what is wrong with its report.
@@ -58,12 +58,12 @@ def sound(reports: Mapping[int, Any], probes: Collection[str]) -> tuple[dict[int
     wrong: dict[int, str] = {}
     for peer, report in reports.items():
         try:
-            made = _Report.model_validate(report)
+            parsed = _Report.model_validate(report)
         except ValidationError as exc:
             wrong[peer] = first_problem(exc)
             continue
-        if made.baseline.keys() == made.final.keys() == set(probes):
-            kept[peer] = made.model_dump()
+        if parsed.baseline.keys() == parsed.final.keys() == set(probes):
+            kept[peer] = parsed.model_dump()
         else:
             wrong[peer] = f"its probes are not {', '.join(probes)}"
     return kept, wrong
@@ -76,7 +76,7 @@ def summarize(config: Config, exchange: str, rounds: int, pixels: Scores, report
         config: resolved.
         exchange: kind of the exchange that carried the run.
         rounds: rounds done.
-        pixels: accuracies of the raw pixels, percent, per probe.
+        pixels: accuracies of the raw-pixel baseline, percent, per probe.
         reports: of each peer: "baseline" and "final" accuracies, "stepped", "skips", "seconds", and what else it has.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How a peer reaches a coordinator: address, secrets, certificates; and why it cannot, in words for its operator."""
+"""Access to a coordinator: address, secrets, certificates, and a diagnosis when it cannot be reached."""
 
 from __future__ import annotations
 

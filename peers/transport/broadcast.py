@@ -1,4 +1,4 @@
-"""A result laid down once, for all workers on the coordinator's host, instead of once for each in its own segment.
+"""Broadcast memory: a result is written once for all workers on the coordinator's host, not once for each.
 
 The coordinator makes memory without a name, sealed: it cannot shrink, and nobody else can write to it. It hands it to
 each worker as a descriptor when their lane stands, so it goes with the last of them, whatever happens to any.

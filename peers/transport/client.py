@@ -1,14 +1,16 @@
-"""A coordinator's client for a training thread: synchronous, numpy, without torch.
+"""Client of a coordinator: join a group, publish outputs round after round, leave. Numpy, without torch.
 
     client = StreamClient(Access("127.0.0.1:7070"))
-    admission = client.join(info)            blocks until a round is open for the worker
+    ticket = client.join(info)               blocks until a round is open for the worker
     client.publish(round, outputs, digest)   returns at once; the outputs may be reused
     outcome = client.result()                Consensus | Missed | Expelled | RunEnded
     client.leave(reports)                    once, last
     client.close()                           any time, any number of times
 
-`publish` and `result` alternate, from one thread. Two threads of its own keep the stream up (`stream_link`) and beat.
-After Expelled `join` may be called again; after RunEnded, or an error, only `leave` and `close`.
+`publish` and `result` alternate, from one thread. Two threads of its own keep the stream up (`stream`) and send
+heartbeats. What is published is copied, so the caller may change it at once. Arrays of a result may lie in memory that
+gRPC received: read them, never write to them. After Expelled `join` may be called again; after RunEnded, or an error,
+only `leave` and `close`.
 
 Several hosted peers publish one sum where the rule lives on sums. They are added here in the coordinator's order, so an
 aligned block of 2^m ids gives the same bits as if each had published alone.
@@ -32,7 +34,6 @@ import grpc
 from peers.common.errors import DisagreementError, ExchangeError
 from peers.common.summation import tree_sum
 from peers.transport.access import Access
-from peers.transport.link import Link, Lost
 from peers.transport.replies import (
     NoAnswerError,
     Outcome,
@@ -44,6 +45,7 @@ from peers.transport.replies import (
     pause_of,
 )
 from peers.transport.shared_memory import ANSWERS, Lent, room_for
+from peers.transport.stream import Lost, Stream
 from peers.transport.values import Consensus, Ticket, WorkerInfo
 from protos import consensus_pb2 as pb
 from protos.consensus_pb2_grpc import CoordinatorStub
@@ -69,7 +71,7 @@ class StreamClient:
         self._shared = shared
         self._channel = access.channel()
         self._stub: Any = CoordinatorStub(self._channel)  # type: ignore[no-untyped-call]  # generated
-        self._link: Link | None = None
+        self._stream: Stream | None = None
         self._ticket = pb.Ticket()
         self._info: WorkerInfo | None = None
         self._beating = threading.Event()
@@ -84,7 +86,7 @@ class StreamClient:
     @property
     def shares_memory(self) -> bool:
         """Whether payloads go through shared memory at the moment."""
-        return self._link is not None and self._link.shares
+        return self._stream is not None and self._stream.shares
 
     @property
     def patience(self) -> float:
@@ -104,17 +106,17 @@ class StreamClient:
             RefusedError: it takes no more, or the run is over.
             ExchangeError: it cannot be reached, or the group did not form in time.
         """
-        self._unlink()
+        self._end_stream()
         self._info = info
         self._ticket = self._admitted(info)
         room = self._room(info) if self._shared else None
-        self._link = Link(self._access, self._channel, self._ticket, room)
+        self._stream = Stream(self._access, self._channel, self._ticket, room)
         self._beating.clear()
         self._beats = threading.Thread(target=self._beat, name="consensus-heartbeat", daemon=True)
         self._beats.start()
-        arrival = self._arrival(self._ticket.join_window + self._ticket.round_deadline)
+        arrival = self._arrival(self.patience)
         if arrival.kind != "opened":
-            self._unlink()
+            self._end_stream()
             raise RefusedError(arrival.header.reply.code, arrival.header.reply.text)
         self._next = arrival.header.opened
         incarnations = dict(zip(self._ticket.peers, self._ticket.incarnations, strict=True))
@@ -134,18 +136,20 @@ class StreamClient:
         Raises:
             ExchangeError: not joined, or the publication before has no result yet.
         """
-        if self._link is None or self._info is None:
+        if self._stream is None or self._info is None:
             raise ExchangeError("publish comes after join: this worker is not a member")
         if self._awaits is not None:
             raise ExchangeError(f"round {self._awaits} was published, take its result before round {round_}")
+        # Outputs as they travel: where the coordinator reads them if possible, else copies rounded to the wire's type.
         wire = NAMES[self._info.wire]
-        self._sent = {}  # its place, or its memory, still in the cache, takes the new outputs
+        self._sent = {}  # first: its shared place, or its memory that is still in the cache, takes the new outputs
         given = {peer: values for peer, values in sorted(outputs.items()) if values is not None}
         lent = self._lent(given, wire)
         if lent is not None:
             self._sent = dict(zip(given, lent.arrays, strict=True))
         else:
             self._sent = {peer: as_sent(values, wire) for peer, values in given.items()}
+        # Whose they are, for which round and batch.
         header = pb.FrameHeader(dtype=wire)
         publish = header.publish  # filled in where it stands: making it apart and copying it takes twice as long
         self._id += 1
@@ -154,22 +158,23 @@ class StreamClient:
         publish.peers.extend(self._sent)
         if len(given) < len(outputs):
             publish.abstains.extend(sorted(outputs.keys() - given.keys()))
+        # One sum instead of all of them, where the rule lives on sums. It is float32: rounding it would change it.
         tensors = list(self._sent.values())
         if self._ticket.partial_sums and len(tensors) > 1:
             tensors, header.dtype, header.publish.partial_sum = [tree_sum(self._sent)], pb.FLOAT32, True
         if tensors:
             header.rows, header.columns = tensors[0].shape
         self._awaits = round_
-        self._link.publish(header, [to_wire(values, header.dtype) for values in tensors], lent)
+        self._stream.publish(header, [to_wire(values, header.dtype) for values in tensors], lent)
 
     def _lent(self, given: Mapping[int, Float32], wire: pb.WireDtype) -> Lent | None:
         """The outputs where the coordinator will read them, if they can be there just as they are."""
-        assert self._link is not None  # noqa: S101  # the caller has looked
+        assert self._stream is not None  # noqa: S101  # the caller has looked
         assert self._info is not None  # noqa: S101  # it has joined
         shape, apart = self._info.shape, len(given) == 1 or not self._ticket.partial_sums
         if wire != pb.FLOAT32 or not apart or any(values.shape != shape for values in given.values()):
             return None
-        lent = self._link.lend(shape, len(given))
+        lent = self._stream.lend(shape, len(given))
         if lent is not None:
             for array, values in zip(lent.arrays, given.values(), strict=True):
                 array[:] = values
@@ -198,7 +203,7 @@ class StreamClient:
         return self._reply(round_, frame.header.reply)
 
     def leave(self, reports: Mapping[int, bytes] | None = None, wait: float = 0.0) -> dict[int, bytes]:
-        """Leave the group with a last word of each hosted peer.
+        """Leave the group with the final report of each hosted peer.
 
         Args:
             reports: {peer: JSON}.
@@ -213,7 +218,7 @@ class StreamClient:
         request = pb.LeaveRequest(reports=reports or {}, wait=wait)
         metadata = self._access.metadata(self._ticket.bearer)
         reply = self._call(lambda: self._stub.Leave(request, metadata=metadata, timeout=wait + CALL), CALL)
-        self._unlink()
+        self._end_stream()
         if reply.code != pb.OK:
             raise RefusedError(reply.code, reply.text)
         return dict(reply.reports)
@@ -230,17 +235,17 @@ class StreamClient:
 
     def close(self) -> None:
         """Release the stream and the threads; nothing is said to the coordinator."""
-        self._unlink()
+        self._end_stream()
         self._channel.close()
 
-    def _unlink(self) -> None:
+    def _end_stream(self) -> None:
         self._beating.set()
         if self._beats is not None:
             self._beats.join(CALL)
             self._beats = None
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
         self._awaits, self._sent = None, {}
 
     def _room(self, info: WorkerInfo) -> tuple[int, int]:
@@ -317,9 +322,9 @@ class StreamClient:
                 logger.debug("heartbeat: %s", exc)  # the link sees to a coordinator that is gone
 
     def _arrival(self, timeout: float) -> Frame:
-        assert self._link is not None  # noqa: S101  # all callers have looked
+        assert self._stream is not None  # noqa: S101  # all callers have looked
         try:
-            arrival = self._link.arrival(timeout)
+            arrival = self._stream.arrival(timeout)
         except queue.Empty:
             raise NoAnswerError(self._access.address, timeout) from None
         if isinstance(arrival, Lost):

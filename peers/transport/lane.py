@@ -1,4 +1,4 @@
-"""The short way of frames between a worker and a coordinator: a socket of its own, beside the stream.
+"""Lane: a socket for frames between a worker and a coordinator, beside the stream and faster than it.
 
 gRPC takes longer over a frame than all the rest of a round does, so publications and their answers go by a lane:
 

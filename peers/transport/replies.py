@@ -1,4 +1,4 @@
-"""Replies of a coordinator, as a worker takes them: checked, and turned into the values of the exchange.
+"""Replies of a coordinator: a worker checks them and turns them into the values of the exchange.
 
 A coordinator is trusted with the sums, not with the worker's process: nothing that it sends may hang it, or end it with
 anything but an error that says what came.

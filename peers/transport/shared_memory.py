@@ -1,4 +1,4 @@
-"""Payloads through shared memory, for a peer and a coordinator on one host.
+"""Shared memory segments: tensors between a worker and a coordinator on one host.
 
 The peer creates a segment below /dev/shm with a random name and rights for its owner alone, writes a nonce at its start
 and offers both. The coordinator maps it if it finds the nonce there: the two share a host, and a user. Then the peer
@@ -213,8 +213,8 @@ def _remove_if_dead(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _check(found: os.stat_result, size: int) -> None:
-    if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) != 0o600 or found.st_uid != os.geteuid():
+def _check(status: os.stat_result, size: int) -> None:
+    if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) != 0o600 or status.st_uid != os.geteuid():
         raise ValueError("the segment is not a file that this user alone can read and write")
-    if found.st_size != size:
-        raise ValueError(f"the segment has {found.st_size} bytes, {size} were offered")
+    if status.st_size != size:
+        raise ValueError(f"the segment has {status.st_size} bytes, {size} were offered")

@@ -1,1 +1,1 @@
-"""The worker process: `python -m peers.worker.worker`."""
+"""The worker process: `python -m peers.worker`."""

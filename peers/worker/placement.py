@@ -1,4 +1,4 @@
-"""Where a worker runs: its rank among the others, its device, and the peers that fall to it."""
+"""Placement of a worker: its rank among the others, its device, and the peers that it hosts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ DEFAULT_PEERS = 4
 
 
 @dataclass(frozen=True)
-class Place:
-    """A worker's place among the processes that torchrun started; alone without it.
+class Placement:
+    """Placement of a worker among the processes that torchrun started; without torchrun it is alone.
 
     Attributes:
         rank: number of this worker.
@@ -36,8 +36,8 @@ class Place:
     restarts: int = 0
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> Place:
-        """The place that torchrun's variables describe.
+    def of(cls, environment: Mapping[str, str] = os.environ) -> Placement:
+        """The placement that torchrun's variables describe.
 
         Raises:
             ConfigError: they are there but incomplete.
@@ -57,7 +57,7 @@ class Place:
         return cls(rank, world, local_rank, local_world, restarts)
 
 
-def with_group(config: Config, place: Place) -> Config:
+def with_group(config: Config, placement: Placement) -> Config:
     """The configuration with `group.peers` settled for the processes there are.
 
     Raises:
@@ -66,32 +66,33 @@ def with_group(config: Config, place: Place) -> Config:
     per_worker = config.group.peers_per_worker
     peers = config.group.peers
     if peers is None:
-        peers = place.world * per_worker if place.world > 1 else DEFAULT_PEERS
+        peers = placement.world * per_worker if placement.world > 1 else DEFAULT_PEERS
     if config.exchange.elastic:
         return updated(config, group={"peers": peers})
-    if place.world == 1:
+    if placement.world == 1:
         return updated(config, group={"peers": peers, "peers_per_worker": peers})
     needed = -(-peers // per_worker)
-    if needed != place.world:
+    if needed != placement.world:
         raise ConfigError(
             f"group.peers = {peers} with group.peers_per_worker = {per_worker} needs {needed} processes, and there "
-            f"are {place.world}: start torchrun with --nproc_per_node={needed}, or set group.peers or "
+            f"are {placement.world}: start torchrun with --nproc_per_node={needed}, or set group.peers or "
             f"group.peers_per_worker"
         )
     if config.exchange.kind == "inprocess":
         raise ConfigError(
-            f"exchange.kind = 'inprocess' hosts all peers in one process, and there are {place.world}: use collective"
+            f"exchange.kind = 'inprocess' hosts all peers in one process, and there are {placement.world}: "
+            f"use collective"
         )
     return updated(config, group={"peers": peers})
 
 
-def hosted(config: Config, place: Place) -> tuple[int, ...]:
+def hosted(config: Config, placement: Placement) -> tuple[int, ...]:
     """Ids of the peers that fall to a worker: `peers_per_worker` in a row, the last worker may have fewer."""
     per_worker = config.group.peers_per_worker
-    return tuple(range(config.group.peers or 0))[place.rank * per_worker : (place.rank + 1) * per_worker]
+    return tuple(range(config.group.peers or 0))[placement.rank * per_worker : (placement.rank + 1) * per_worker]
 
 
-def device_of(config: Config, place: Place) -> torch.device:
+def device_of(config: Config, placement: Placement) -> torch.device:
     """Where the peers of a worker compute.
 
     Raises:
@@ -104,12 +105,12 @@ def device_of(config: Config, place: Place) -> torch.device:
         return torch.device("cpu")
     if gpus == 0:
         raise ConfigError("device = 'cuda': no GPU is visible to this process; use auto or cpu")
-    if place.local_world > gpus:
+    if placement.local_world > gpus:
         raise ConfigError(
-            f"{place.local_world} workers on this host and {gpus} GPUs: NCCL refuses two ranks on one GPU; host "
+            f"{placement.local_world} workers on this host and {gpus} GPUs: NCCL refuses two ranks on one GPU; host "
             f"several peers in a worker with group.peers_per_worker = {-(-(config.group.peers or 1) // gpus)}"
         )
-    device = torch.device("cuda", place.local_rank)
+    device = torch.device("cuda", placement.local_rank)
     torch.cuda.set_device(device)
     return device
 

@@ -1,4 +1,4 @@
-"""Runs the peers of one worker side by side: a thread per core on CPU, one after the other on a GPU.
+"""Peer pool: runs the peers of one worker side by side, a thread per core on CPU, one after the other on a GPU.
 
 Where a peer takes a few milliseconds or less, threads may spend more time on handing the interpreter over to each other
 than they win, and it depends on the function: a backward pass needs the interpreter only to begin, a forward pass for
@@ -26,7 +26,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Crew:
+class PeerPool:
     """Applies a function to each of several peers.
 
     A thread is pinned to a number of compute threads: with more of them than cores, peers slow each other down.
@@ -58,11 +58,11 @@ class Crew:
         if together:
             futures = [self._pool.submit(function, peer) for peer in peers]
             wait(futures)
-            found = [future.result() for future in futures]
+            values = [future.result() for future in futures]
         else:
-            found = [function(peer) for peer in peers]
+            values = [function(peer) for peer in peers]
         ways.took(together, time.perf_counter() - began, len(peers))
-        return found
+        return values
 
     def close(self) -> None:
         """End the threads."""

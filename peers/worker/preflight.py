@@ -1,4 +1,4 @@
-"""What can be known to be wrong before any worker starts: images, widths, lengths, checkpoints."""
+"""Checks before a worker starts: images, widths, lengths, checkpoints."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from peers.config.loading import identity, rounds_of
 from peers.config.schema import Config
 from peers.data.batches import Data, Schedule, open_data
 from peers.networks import registry as networks
-from peers.probes.evaluator import Judge
+from peers.probes.evaluator import Evaluator
 from peers.runs.checkpoint import Checkpoints
 from peers.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Grounds:
-    """What a configuration stands on, once checked.
+class RunContext:
+    """What a run is made of, once checked: images, probes, sizes and the folder.
 
     Attributes:
         data: the images.
         width: D, common to all networks of the group.
         rounds: length of the run.
         facts: identity of the configuration, which checkpoints must share.
-        judge: probes of this run.
+        evaluator: probes of this run.
         folder: of the run.
     """
 
@@ -34,7 +34,7 @@ class Grounds:
     width: int
     rounds: int
     facts: Mapping[str, Any]
-    judge: Judge
+    evaluator: Evaluator
     folder: RunFolder
 
     def checkpoints(self, config: Config, peer: int) -> Checkpoints:
@@ -42,7 +42,7 @@ class Grounds:
         return Checkpoints(self.folder.checkpoints(peer), self.facts, config.checkpoint.keep)
 
 
-def check(config: Config, device: torch.device) -> Grounds:
+def check(config: Config, device: torch.device) -> RunContext:
     """Open the images and check everything that needs no other worker and no weights.
 
     Args:
@@ -57,11 +57,11 @@ def check(config: Config, device: torch.device) -> Grounds:
     width = networks.check_widths([config.network_of(peer) for peer in members], data.shape)
     schedule = Schedule(len(data.train), config.data.batch, config.run.seed)
     rounds = rounds_of(config, schedule.rounds_per_epoch)
-    judge = Judge(config.probe, data, config.run.seed, device)
-    return Grounds(data, width, rounds, identity(config, rounds), judge, RunFolder.of(config))
+    evaluator = Evaluator(config.probe, data, config.run.seed, device)
+    return RunContext(data, width, rounds, identity(config, rounds), evaluator, RunFolder.of(config))
 
 
-def saved_rounds(config: Config, grounds: Grounds, peers: Sequence[int]) -> dict[int, tuple[int, ...]]:
+def saved_rounds(config: Config, context: RunContext, peers: Sequence[int]) -> dict[int, tuple[int, ...]]:
     """For each peer the rounds of its checkpoints, as far as the run is long; checks that they fit.
 
     Raises:
@@ -69,9 +69,9 @@ def saved_rounds(config: Config, grounds: Grounds, peers: Sequence[int]) -> dict
     """
     saved = {}
     for peer in peers:
-        checkpoints = grounds.checkpoints(config, peer)
+        checkpoints = context.checkpoints(config, peer)
         rounds = checkpoints.rounds()
         for round_ in rounds:
             checkpoints.record(round_)
-        saved[peer] = tuple(round_ for round_ in rounds if round_ <= grounds.rounds)
+        saved[peer] = tuple(round_ for round_ in rounds if round_ <= context.rounds)
     return saved

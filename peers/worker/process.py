@@ -1,4 +1,4 @@
-"""What makes a worker a good process: its signals, its log, and its end when its parent ends."""
+"""The process of a worker: its signals, its log, and its end when its parent ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from peers.worker.placement import Place
+from peers.worker.placement import Placement
 
 PARENT_VARIABLE = "PEERS_PARENT"
 """Set by a launcher for the processes that are to end with it."""
@@ -60,11 +60,11 @@ class StopSignal:
             os._exit(128 + number)
 
 
-def set_up_logging(place: Place) -> None:
+def set_up_logging(placement: Placement) -> None:
     """Log to standard error, with the worker's number in each line."""
     logging.basicConfig(
         level=logging.INFO,
-        format=f"%(asctime)s %(levelname)s worker {place.rank}: %(message)s",
+        format=f"%(asctime)s %(levelname)s worker {placement.rank}: %(message)s",
         stream=sys.stderr,
         force=True,
     )

@@ -1,4 +1,4 @@
-"""The loop: the same for one peer in a worker and for many."""
+"""The training loop of a worker: one round after the other, for all peers that it hosts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from peers.config.schema import Config
 from peers.data.batches import Data, Schedule, batch_digest
 from peers.exchange.base import Exchange, Outcome
 from peers.method.peer import Peer, Step
-from peers.runs.journal import Journal, Skip
+from peers.runs.journal import PeerJournal, Skip
 from peers.runs.metrics import Recorder
 from peers.runs.records import Records
 from peers.transport.values import Consensus, Missed, RunEnded
-from peers.worker.pool import Crew
+from peers.worker.pool import PeerPool
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Trainer:
         exchange: joined.
         data: images; peers see `data.train`.
         rounds: length of the run.
-        crew: runs the peers side by side.
+        pool: runs the peers side by side.
         recorder: where metrics go.
         live: k-NN of a peer as it is now, in percent, on validation images.
         save: called with (peer, rounds done) when a checkpoint is due.
@@ -54,7 +54,7 @@ class Trainer:
     exchange: Exchange
     data: Data
     rounds: int
-    crew: Crew
+    pool: PeerPool
     recorder: Recorder
     live: Callable[[Peer], float]
     save: Callable[[Peer, int], object]
@@ -62,7 +62,7 @@ class Trainer:
     live_before: dict[int, float]
     keep: Callable[[Peer, int], object]
     snapshots: Collection[int]
-    journal: Journal | None = None
+    journal: PeerJournal | None = None
     last_live: dict[int, float] = field(default_factory=dict)
     ended: str | None = None
     _records: Records = field(init=False)
@@ -85,44 +85,70 @@ class Trainer:
             digest = batch_digest(round_, schedule.indices(round_), self.data.fingerprint)
             outcome, steps = self.round(round_, next(batches), digest)
             if isinstance(outcome, RunEnded):
-                self.ended = outcome.text
-                for peer in self.peers:
-                    peer.undo_forward()
-                return self._stop(round_)
+                return self._end_early(round_, outcome)
             if isinstance(outcome, Missed):
                 self._miss(outcome)
-                if outcome.next_round != round_ + 1:
+                if outcome.next_round != round_ + 1:  # the group is further than one round: go to its batch
                     batches = self._images(schedule, outcome.next_round)
                 round_ = outcome.next_round
                 continue
             self._record(round_, outcome, steps, time.perf_counter() - began)
             round_ += 1
             self._snapshot(round_)
-            if outcome.leaving and (not self.exchange.elastic or outcome.leaving & {peer.id for peer in self.peers}):
+            if self._must_leave(outcome):
                 return self._stop(round_)
             if round_ % self.config.checkpoint.every == 0 and round_ < self.rounds:
                 self._save_all(round_)
         return self._stop(self.rounds)
 
     def round(self, round_: int, images: Tensor, digest: bytes) -> tuple[Outcome, list[Step]]:
-        """One round: forward, publish, wait for the consensus, step toward it."""
-        images = images.contiguous(memory_format=torch.channels_last)  # once, instead of in each peer's first layer
-        outputs = self.crew.map(lambda peer: peer.forward(images), self.peers)
+        """One round of all hosted peers: forward, publish, evaluate, backward, step.
+
+        Args:
+            round_: number of the round.
+            images: [B, C, H, W], the same batch for all peers of the group.
+            digest: 16 bytes, which prove that it is the same.
+
+        Returns:
+            what became of the publication, and the step of each peer; no steps without a consensus.
+        """
+        # Forward. The layout is changed once here, instead of in the first layer of each peer.
+        images = images.contiguous(memory_format=torch.channels_last)
+        outputs = self.pool.map(lambda peer: peer.forward(images), self.peers)
         published = {peer.id: z for peer, z in zip(self.peers, outputs, strict=True)}
+
+        # Publish, and wait until the round closes. This is the only place where a worker waits for others.
         outcome = self.exchange.publish(round_, published, digest, leaving=self.stopping()).result()
         if not isinstance(outcome, Consensus):
             return outcome, []
+
+        # Evaluate before the step: the weights are still those that made the outputs.
         if self.peers[0].selection.due(round_):
-            self.crew.map(lambda peer: peer.look(outcome, self.live), self.peers)
-        self.crew.map(lambda peer: peer.backward(outcome), self.peers)
-        return outcome, self.crew.map(lambda peer: peer.advance(), self.peers)
+            self.pool.map(lambda peer: peer.evaluate(outcome, self.live), self.peers)
+
+        # Backward for all peers, then step for all: a GPU computes all gradients before any peer waits for its own.
+        self.pool.map(lambda peer: peer.backward(outcome), self.peers)
+        return outcome, self.pool.map(lambda peer: peer.advance(), self.peers)
+
+    def _must_leave(self, consensus: Consensus[Tensor]) -> bool:
+        """Whether this round was the worker's last: a fixed group ends with the first member that leaves."""
+        if not self.exchange.elastic:
+            return bool(consensus.leaving)
+        return bool(consensus.leaving & {peer.id for peer in self.peers})
+
+    def _end_early(self, round_: int, ended: RunEnded) -> int:
+        """The run is over, and the round that was under way never closed: what its forward pass changed is undone."""
+        self.ended = ended.text
+        for peer in self.peers:
+            peer.undo_forward()
+        return self._stop(round_)
 
     def _images(self, schedule: Schedule, first: int) -> Iterator[Tensor]:
         """Batches of the rounds from `first` on, read ahead where they come from files."""
         return self.data.train.stream(itertools.islice(schedule.from_round(first), self.rounds - first))
 
     def _miss(self, missed: Missed) -> None:
-        """Count and tell that a round went by without a step."""
+        """Count a round without a step, in the log, the journal and the metrics."""
         logger.warning("round %d skipped (%s): %s", missed.round, missed.reason, missed.text)
         self._records.flush()
         if self.journal is not None:
@@ -132,7 +158,8 @@ class Trainer:
             self.recorder.record(peer.id, missed.round, {"skipped": missed.reason})
 
     def _stop(self, done: int) -> int:
-        if self.journal is not None:  # first: it tells whose the checkpoint is
+        """Save all peers after `done` rounds, and end their journals; returns `done`."""
+        if self.journal is not None:  # before the checkpoint, which is this life's only if the journal says so
             why = "complete" if done >= self.rounds else self.ended or "stopped"
             self.journal.end(done, why)
         self._save_all(done)
@@ -140,17 +167,18 @@ class Trainer:
 
     def _snapshot(self, done: int) -> None:
         if done in self.snapshots:
-            self.crew.map(lambda peer: self.keep(peer, done), self.peers)
+            self.pool.map(lambda peer: self.keep(peer, done), self.peers)
 
     def _save_all(self, done: int) -> None:
         self._records.flush()  # a run that resumes here finds the records of all rounds before
-        self.crew.map(lambda peer: self.save(peer, done), self.peers)
+        self.pool.map(lambda peer: self.save(peer, done), self.peers)
 
     def _record(self, round_: int, consensus: Consensus[Tensor], steps: Sequence[Step], seconds: float) -> None:
+        """Write a record of the round where one is due, with live k-NN where that is due."""
         probing = self.config.probe.every > 0 and (round_ + 1) % self.config.probe.every == 0
         last = round_ + 1 == self.rounds
         if probing:
-            scores = self.crew.map(self.live, self.peers)
+            scores = self.pool.map(self.live, self.peers)
             self.last_live = {peer.id: score for peer, score in zip(self.peers, scores, strict=True)}
         skipped = [step for step in steps if step.skipped]
         if not (probing or last or skipped or self.live_before or round_ % self.config.metrics.every == 0):
@@ -163,5 +191,5 @@ class Trainer:
                 values[peer.id]["knn_live_baseline"] = self.live_before[peer.id]
         # Only now, and not before the first round: until it closes, the lead may be trimming the file of an older life.
         self.live_before = {}
-        made = {peer.id: step for peer, step in zip(self.peers, steps, strict=True)}
-        self._records.keep(consensus, made, values, self.last_live if probing or last else None)
+        steps_of = {peer.id: step for peer, step in zip(self.peers, steps, strict=True)}
+        self._records.keep(consensus, steps_of, values, self.last_live if probing or last else None)

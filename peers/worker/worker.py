@@ -1,7 +1,7 @@
-"""What a worker process does: hosts one peer, or several, from joining the group to the summary.
+"""The worker: hosts one peer, or several, from joining the group to the summary.
 
 Under torchrun it takes its rank and rendezvous from the environment; alone it hosts the whole group in process.
-This is the composition root: everything that a worker is made of is made here. Exit codes: see `peers.common.errors`.
+All parts of a worker are put together here. Exit codes: see `peers.common.errors`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from peers.exchange.base import Exchange, Hello
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.inprocess import InProcessGroup
 from peers.method.peer import Peer
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.runs import snapshots, summary
 from peers.runs.checkpoint import Checkpoints
-from peers.runs.journal import Journal, Life, Terms
+from peers.runs.journal import Life, PeerJournal, Terms
 from peers.runs.metrics import Recorder, forget_after
 from peers.runs.run_folder import Existing, PeerLock, run_name
 from peers.transport.values import Ticket
-from peers.worker.placement import Place, compute_threads, device_of, hosted, with_group
-from peers.worker.pool import Crew
+from peers.worker.placement import Placement, compute_threads, device_of, hosted, with_group
+from peers.worker.pool import PeerPool
 from peers.worker.preflight import check, saved_rounds
 from peers.worker.process import StopSignal, end_with_parent, log_to_file, set_up_logging
 from peers.worker.trainer import Trainer
@@ -45,8 +45,8 @@ PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
-class Membership:
-    """How a worker meets its group.
+class HostedPeers:
+    """Which peers a worker hosts.
 
     Attributes:
         ids: peers that it hosts, or wishes to host.
@@ -62,45 +62,45 @@ class Worker:
 
     Args:
         config: with `group.peers` settled.
-        place: among the other workers.
+        placement: among the other workers.
         existing: what to do with a run that is already there.
-        membership: which peers it hosts.
+        hosting: which peers it hosts.
         stop: tells whether it was asked to stop.
     """
 
     def __init__(
-        self, config: Config, place: Place, existing: Existing, membership: Membership, stop: StopSignal
+        self, config: Config, placement: Placement, existing: Existing, hosting: HostedPeers, stop: StopSignal
     ) -> None:
-        self.config, self.place, self.existing = config, place, existing
-        self.membership, self.stop = membership, stop
-        self.device = device_of(config, place)
-        self.grounds = check(config, self.device)
-        self.folder = self.grounds.folder
+        self.config, self.placement, self.existing = config, placement, existing
+        self.hosting, self.stop = hosting, stop
+        self.device = device_of(config, placement)
+        self.context = check(config, self.device)
+        self.folder = self.context.folder
         if config.exchange.elastic:
             self.folder.enter(config)
-        elif place.rank == 0:
+        elif placement.rank == 0:
             self.folder.prepare(config, existing)
-        ids = membership.ids
+        ids = hosting.ids
         self.saved: dict[int, tuple[int, ...]] = dict.fromkeys(ids, ())
-        if existing == "resume" and not membership.any_id:
-            self.saved = saved_rounds(config, self.grounds, ids)
-        threads = compute_threads(config.group.threads, len(ids) * place.local_world)
+        if existing == "resume" and not hosting.any_id:
+            self.saved = saved_rounds(config, self.context, ids)
+        threads = compute_threads(config.group.threads, len(ids) * placement.local_world)
         if config.exchange.elastic:
             threads = config.group.threads or 1  # others may share the host, and this worker cannot know
-        self.crew = Crew(len(ids), self.device, threads, place.local_world)
+        self.pool = PeerPool(len(ids), self.device, threads, placement.local_world)
         self.exchange, self.kind = self._exchange()
         self.peers: list[Peer] = []
         self.spent = 0.0
 
     def run(self) -> None:
-        """Join, train, judge, leave."""
+        """Join, train, evaluate, leave."""
         ticket = self.exchange.join(self._hello())
         ids = sorted(ticket.incarnations)
         self.folder.enter(self.config)  # the lead's may be on the disk of another host
         logger.info("process %d hosts peers %s of %s on %s", os.getpid(), ids, list(ticket.members), self.device)
         locks = [PeerLock(self.folder, i, PATIENCE if self.existing == "resume" else 0.0) for i in ids]
-        log_to_file(self.folder.logs / f"worker-{ids[0] if self.exchange.elastic else self.place.rank}.log")
-        journal = Journal(self.folder, ids)
+        log_to_file(self.folder.logs / f"worker-{ids[0] if self.exchange.elastic else self.placement.rank}.log")
+        journal = PeerJournal(self.folder, ids)
         self.peers = [self._peer(i, ticket) for i in ids]
         first = self._restore(ticket, journal)
         self._train(first, journal)
@@ -109,7 +109,7 @@ class Worker:
 
     def close(self) -> None:
         """Release threads and sockets."""
-        self.crew.close()
+        self.pool.close()
         self.exchange.close()
 
     def _peer(self, peer: int, ticket: Ticket) -> Peer:
@@ -117,17 +117,17 @@ class Worker:
         incarnation = ticket.incarnations[peer]
         if self.saved.get(peer):
             incarnation = self._checkpoints(peer).record(self.saved[peer][-1])["incarnation"]
-        data = self.grounds.data
-        return Peer(self.config, peer, data.shape, self.grounds.rounds, self.device, incarnation)
+        data = self.context.data
+        return Peer(self.config, peer, data.shape, self.context.rounds, self.device, incarnation)
 
     def _checkpoints(self, peer: int) -> Checkpoints:
-        return self.grounds.checkpoints(self.config, peer)
+        return self.context.checkpoints(self.config, peer)
 
     def _exchange(self) -> tuple[Exchange, str]:
         times = self.config.exchange
         if times.elastic:
             return self._coordinated(), "coordinator"
-        if times.kind == "inprocess" or (times.kind == "auto" and self.place.world == 1):
+        if times.kind == "inprocess" or (times.kind == "auto" and self.placement.world == 1):
             group = InProcessGroup(1, round_deadline=times.round_deadline, join_window=times.join_window)
             return group.exchange(), "inprocess"
         collective = CollectiveExchange(
@@ -151,27 +151,27 @@ class Worker:
             self.device,
             join_window=times.join_window,
             shared_memory=times.shared_memory,
-            any_id=self.membership.any_id,
+            any_id=self.hosting.any_id,
             stopping=self.stop.requested,
         )
 
     def _hello(self) -> Hello:
         return Hello(
-            peers=self.membership.ids,
+            peers=self.hosting.ids,
             group=self.config.group.peers or 0,
-            shape=(self.config.data.batch, self.grounds.width),
+            shape=(self.config.data.batch, self.context.width),
             agreed={
-                "configuration digest": configfile.identity_digest(self.grounds.facts),
-                "data fingerprint": self.grounds.data.fingerprint,
-                "rounds": str(self.grounds.rounds),
+                "configuration digest": configfile.identity_digest(self.context.facts),
+                "data fingerprint": self.context.data.fingerprint,
+                "rounds": str(self.context.rounds),
             },
             saved=self.saved,
-            rule=Rule.of(self.config.consensus, self.config.run.seed),
+            rule=TargetSelection.of(self.config.consensus, self.config.run.seed),
             wire=self.config.exchange.wire,
         )
 
-    def _restore(self, ticket: Ticket, journal: Journal) -> int:
-        """Bring the peers to the round that the group begins at, as the journal is told; returns it.
+    def _restore(self, ticket: Ticket, journal: PeerJournal) -> int:
+        """Restore the peers from their checkpoints and begin their journals; returns the round to begin at.
 
         A fixed group begins where all have saved. In an elastic one a peer that comes back takes its own newest
         checkpoint, however old, and goes on with the group's round.
@@ -189,36 +189,36 @@ class Worker:
             self._checkpoints(peer.id).discard_after(newest)
             admitted = ticket.incarnations[peer.id]
             journal.begin(peer.id, Life(first, peer.incarnation, newest, admitted, ticket.epoch, terms))
-        if self.place.rank == 0 and not self.exchange.elastic:
+        if self.placement.rank == 0 and not self.exchange.elastic:
             forget_after(self.folder, first)
         return first
 
-    def _train(self, first: int, journal: Journal) -> None:
+    def _train(self, first: int, journal: PeerJournal) -> None:
         recorder = Recorder(self.folder, [peer.id for peer in self.peers], first, self.config.metrics.tensorboard)
-        before = {peer.id: self.grounds.judge.live(peer.initial_network()) for peer in self.peers}
+        before = {peer.id: self.context.evaluator.live(peer.initial_network()) for peer in self.peers}
         began = time.perf_counter()
         try:
             trainer = Trainer(
                 self.config,
                 self.peers,
                 self.exchange,
-                self.grounds.data,
-                self.grounds.rounds,
-                self.crew,
+                self.context.data,
+                self.context.rounds,
+                self.pool,
                 recorder,
-                live=lambda peer: self.grounds.judge.live(peer.network),
+                live=lambda peer: self.context.evaluator.live(peer.network),
                 save=lambda peer, done: self._save(peer, done, time.perf_counter() - began),
                 stopping=self.stop.requested,
                 live_before=before,
                 keep=lambda peer, done: snapshots.save(self.folder, peer.id, done, peer.network),
-                snapshots=snapshots.chosen(self.config.checkpoint.snapshots, self.grounds.rounds),
+                snapshots=snapshots.chosen(self.config.checkpoint.snapshots, self.context.rounds),
                 journal=journal,
             )
             done = trainer.run(first)
         finally:
             recorder.close()
         self.spent += time.perf_counter() - began
-        if done < self.grounds.rounds:
+        if done < self.context.rounds:
             self._part(done, trainer.ended)
         else:
             self._conclude(done)
@@ -230,17 +230,17 @@ class Worker:
         """Leave before the last round: stopped, or the run ended without this worker's doing."""
         self.exchange.leave({peer.id: {} for peer in self.peers})
         why = f": {ended}" if ended else ""
-        logger.info("stopped after round %d of %d%s; saved; --resume auto continues", done, self.grounds.rounds, why)
+        logger.info("stopped after round %d of %d%s; saved; --resume auto continues", done, self.context.rounds, why)
 
     def _conclude(self, done: int) -> None:
-        """Judge the peers as they were and as they are, hand in the reports; the lead writes the summary."""
-        reports = dict(zip([peer.id for peer in self.peers], self.crew.map(self._report, self.peers), strict=True))
+        """Evaluate the peers before and after training, hand in the final reports; the lead writes the summary."""
+        reports = dict(zip([peer.id for peer in self.peers], self.pool.map(self._report, self.peers), strict=True))
         handed_in = {peer: report for peer, report in self.exchange.leave(reports).items() if report}
         everyone, wrong = summary.sound(handed_in, next(iter(reports.values()))["final"])
         for peer, why in sorted(wrong.items()):
             logger.warning("the report of peer %d is left out: %s", peer, why)
         if min(everyone) in reports:
-            pixels = self.grounds.judge.pixels()
+            pixels = self.context.evaluator.pixels()
             result = summary.summarize(self.config, self.kind, done, pixels, everyone)
             result["gpu"] = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
             summary.write(self.folder, result)
@@ -248,8 +248,8 @@ class Worker:
             sys.stdout.write(summary.table(result) + "\n")
 
     def _report(self, peer: Peer) -> dict[str, Any]:
-        baseline = self.grounds.judge.network(peer.initial_network())
-        final = self.grounds.judge.network(peer.selected_network())
+        baseline = self.context.evaluator.network(peer.initial_network())
+        final = self.context.evaluator.network(peer.selected_network())
         logger.info("peer %d: at initialization %s; now %s", peer.id, _scores(baseline), _scores(final))
         return {
             "network": self.config.network_of(peer.id).name,
@@ -259,7 +259,7 @@ class Worker:
             "final": final,
             "stepped": peer.stepped,
             "skips": dict(peer.skips),
-            "selected": None if peer.selection.kept is None else peer.selection.kept.round,
+            "selected": None if peer.selection.best is None else peer.selection.best.round,
             "seconds": self.spent,
         }
 
@@ -269,41 +269,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     stop = StopSignal()
     try:
-        place = Place.of()
+        placement = Placement.of()
     except PeersError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return exc.exit_code
-    set_up_logging(place)
+    set_up_logging(placement)
     stop.install()
     end_with_parent()
     sets = list(options.set)
     if options.coordinator is not None:
         sets += ["exchange.kind=coordinator", f"exchange.address={options.coordinator}"]
     existing: Existing = "overwrite" if options.overwrite else "refuse"
-    if options.resume == "auto" or place.restarts:
+    if options.resume == "auto" or placement.restarts:
         existing = "resume"
     try:
         config = configfile.load(options.config, sets)
     except PeersError as exc:
         logger.error("%s", exc)
         return exc.exit_code
-    return work(config, place, existing, stop, first=options.peer)
+    return work(config, placement, existing, stop, first=options.peer)
 
 
-def work(config: Config, place: Place, existing: Existing, stop: StopSignal, *, first: int | None = None) -> int:
+def work(
+    config: Config, placement: Placement, existing: Existing, stop: StopSignal, *, first: int | None = None
+) -> int:
     """Run a worker in this thread; returns its exit code.
 
     Args:
         config: as loaded.
-        place: among the other workers; those of a fixed group meet where the environment says.
+        placement: among the other workers; those of a fixed group meet where the environment says.
         existing: what to do with a run that is already there.
         stop: asks it to save and end.
         first: the first of the peers that it hosts, where a coordinator is asked for it.
     """
     keep_memory()
     try:
-        config = with_group(config, place)
-        worker = Worker(config, place, existing, _membership(config, place, first), stop)
+        config = with_group(config, placement)
+        worker = Worker(config, placement, existing, _hosted_peers(config, placement, first), stop)
         try:
             worker.run()
         finally:
@@ -339,7 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _membership(config: Config, place: Place, first: int | None) -> Membership:
+def _hosted_peers(config: Config, placement: Placement, first: int | None) -> HostedPeers:
     """Which peers this worker hosts: by its rank, by --peer, or as the coordinator says.
 
     Raises:
@@ -348,14 +350,14 @@ def _membership(config: Config, place: Place, first: int | None) -> Membership:
     if not config.exchange.elastic:
         if first is not None:
             raise ConfigError(f"--peer {first} goes with --coordinator: in a fixed group the rank decides")
-        return Membership(hosted(config, place))
+        return HostedPeers(hosted(config, placement))
     per_worker = config.group.peers_per_worker
-    if first is None and place.world == 1:
-        return Membership(tuple(range(per_worker)), any_id=True)
-    first = place.rank * per_worker if first is None else first
+    if first is None and placement.world == 1:
+        return HostedPeers(tuple(range(per_worker)), any_id=True)
+    first = placement.rank * per_worker if first is None else first
     peers = config.group.peers or 0
     last = min(first + per_worker, peers) if first < peers else first + per_worker
-    return Membership(tuple(range(first, last)))
+    return HostedPeers(tuple(range(first, last)))
 
 
 def _scores(scores: dict[str, float]) -> str:

@@ -23,7 +23,7 @@ from peers.exchange.base import Exchange, Hello
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.coordinated import CoordinatedExchange
 from peers.exchange.inprocess import InProcessGroup
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.access import Access
 from peers.transport.values import Consensus
 from tests.benchmarks.exchange_groups import Group, group
@@ -44,7 +44,7 @@ class Ours:
     def __init__(self, exchange: Exchange, peer: int, setting: Setting, wire: str = "float32") -> None:
         keep_memory()  # as a worker does
         self._exchange, self._peer = exchange, peer
-        rule = Rule("mean", 0)
+        rule = TargetSelection("mean", 0)
         exchange.join(Hello((peer,), setting.peers, setting.shape, {}, {peer: ()}, rule, wire))
 
     def exchange(self, round_: int, outputs: Array) -> Array:

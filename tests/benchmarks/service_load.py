@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from coordinator.service.settings import ServiceSettings
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,7 +74,7 @@ def services(
 def _starting(values: Mapping[str, Any], upstream: str | None) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = ServiceSettings(run_id="run", state=str(folder / "state"), rule=Rule("mean", 0), **values)
+        settings = ServiceSettings(run_id="run", state=str(folder / "state"), rule=TargetSelection("mean", 0), **values)
         (folder / "settings.json").write_text(settings.model_dump_json())
         command = [sys.executable, "-m", "coordinator.service", "--settings", str(folder / "settings.json")]
         command += ["--address-file", str(folder / "address"), "--log-level", "WARNING"]

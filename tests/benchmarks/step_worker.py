@@ -25,13 +25,13 @@ from peers.exchange.base import Exchange, Hello, Outcome, Pending, Report
 from peers.exchange.collective import CollectiveExchange
 from peers.exchange.inprocess import InProcessGroup
 from peers.method.peer import Peer
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.networks import registry as networks
 from peers.runs.metrics import Recorder
 from peers.runs.run_folder import RunFolder
 from peers.transport.values import Consensus, Ticket
-from peers.worker.placement import Place, compute_threads, hosted
-from peers.worker.pool import Crew
+from peers.worker.placement import Placement, compute_threads, hosted
+from peers.worker.pool import PeerPool
 from peers.worker.trainer import Trainer
 from tests.benchmarks.step_cases import Kind, Load
 from tests.benchmarks.step_loop import make_optimizers, train
@@ -197,11 +197,11 @@ class Trainers:
     def _trainer(self, kind: Kind) -> Trainer:
         post = self._post
         config = post.load.config(kind, post.world, post.folder)
-        ids = hosted(config, Place(post.rank, post.world))
+        ids = hosted(config, Placement(post.rank, post.world))
         group = config.group.peers or 0
         width = networks.check_widths([config.network_of(peer) for peer in range(group)], self.data.shape)
         exchange = self._exchange(kind)
-        rule = Rule.of(config.consensus, config.run.seed)
+        rule = TargetSelection.of(config.consensus, config.run.seed)
         shape = (config.data.batch, width)
         exchange.join(Hello(ids, group, shape, {}, dict.fromkeys(ids, ()), rule, config.exchange.wire))
         folder = RunFolder.of(config)
@@ -213,7 +213,7 @@ class Trainers:
             exchange=exchange,
             data=self.data,
             rounds=0,
-            crew=Crew(post.load.peers // post.world, self.device, self.threads, post.world),
+            pool=PeerPool(post.load.peers // post.world, self.device, self.threads, post.world),
             recorder=Recorder(folder, list(ids), 0, config.metrics.tensorboard),
             live=lambda peer: float("nan"),
             save=lambda peer, done: None,

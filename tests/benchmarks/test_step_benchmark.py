@@ -12,7 +12,7 @@ import torch
 from peers.data.batches import Schedule
 from peers.exchange.base import Hello
 from peers.method.peer import Peer
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.values import Consensus
 from tests.benchmarks.step_cases import LOOPS, arrangements, in_step, limits, load_of
 from tests.benchmarks.step_loop import make_optimizers, train
@@ -82,7 +82,7 @@ def test_the_loop_learns_what_the_product_learns(tmp_path: Path) -> None:
     own = [peer.initial_network() for peer in trainer.peers]
     host.run(Order("inprocess", rounds))
     for trainer in host.trainers.values():
-        trainer.crew.close()
+        trainer.pool.close()
     config, images = trainer.config, host.data.train
     batches = [Schedule(len(images), config.data.batch, config.run.seed).indices(round_) for round_ in range(rounds)]
     train(own, make_optimizers(own, config.optimizer.learning_rate), images.batch(range(len(images))), batches)
@@ -97,7 +97,7 @@ def test_peers_step_without_an_exchange() -> None:
     config = load_of("mlp", 4, toy=True).config("none", 4)
     peer = Peer(config, 1, (1, 8, 8), 10, torch.device("cpu"))
     exchange = NoExchange()
-    exchange.join(Hello((1,), 4, (16, 8), {}, {1: ()}, Rule.of(config.consensus, 0)))
+    exchange.join(Hello((1,), 4, (16, 8), {}, {1: ()}, TargetSelection.of(config.consensus, 0)))
     outputs = peer.forward(torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     consensus = exchange.publish(0, {1: outputs}, b"the same batch..").result()
     assert isinstance(consensus, Consensus)

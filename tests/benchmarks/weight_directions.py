@@ -23,10 +23,10 @@ from peers.data.batches import Data, Schedule, batch_digest
 from peers.exchange.base import Hello
 from peers.exchange.inprocess import InProcessGroup
 from peers.method.peer import Peer
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.values import Consensus
-from peers.worker.placement import Place, with_group
-from peers.worker.preflight import Grounds, check
+from peers.worker.placement import Placement, with_group
+from peers.worker.preflight import RunContext, check
 
 ROUNDS = 60
 SEEDS = range(100, 105)
@@ -54,7 +54,7 @@ def measured(control: str, seed: int) -> dict[str, float]:
         *("probe.split=validation", "exchange.kind=inprocess", "optimizer.name=sgd", "optimizer.learning_rate=0.03"),
         *(f"run.rounds={ROUNDS}", f"run.seed={seed}", f"consensus.control={control}"),
     ]
-    config = with_group(configfile.load(None, sets), Place())
+    config = with_group(configfile.load(None, sets), Placement())
     grounds = check(config, CPU)
     peers = [Peer(config, i, grounds.data.shape, ROUNDS, CPU) for i in range(config.group.peers or 0)]
     before = [copy.deepcopy(peer.network) for peer in peers]
@@ -72,14 +72,16 @@ def measured(control: str, seed: int) -> dict[str, float]:
     }
 
 
-def train(peers: Sequence[Peer], grounds: Grounds) -> None:
+def train(peers: Sequence[Peer], grounds: RunContext) -> None:
     """All rounds of a group in this process."""
     config, data = peers[0].config, grounds.data
     ids = tuple(peer.id for peer in peers)
     exchange = InProcessGroup().exchange()
     saved: dict[int, tuple[int, ...]] = dict.fromkeys(ids, ())
     shape = (config.data.batch, grounds.width)
-    exchange.join(Hello(ids, len(ids), shape, {}, saved, Rule.of(config.consensus, config.run.seed), "float32"))
+    exchange.join(
+        Hello(ids, len(ids), shape, {}, saved, TargetSelection.of(config.consensus, config.run.seed), "float32")
+    )
     schedule = Schedule(len(data.train), config.data.batch, config.run.seed)
     for round_ in range(ROUNDS):
         indices = schedule.indices(round_)
@@ -102,9 +104,9 @@ def elsewhere(old: nn.Module, new: nn.Module, seed: int) -> nn.Module:
     return network
 
 
-def scores(grounds: Grounds, networks: Sequence[nn.Module]) -> dict[str, float]:
+def scores(grounds: RunContext, networks: Sequence[nn.Module]) -> dict[str, float]:
     """Accuracies on validation images, percent, means over networks."""
-    found = [grounds.judge.network(network) for network in networks]
+    found = [grounds.evaluator.network(network) for network in networks]
     return {probe: statistics.fmean(one[probe] for one in found) for probe in found[0]}
 
 

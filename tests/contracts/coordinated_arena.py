@@ -16,7 +16,7 @@ from coordinator.certificates import Certificates, make_certs
 from coordinator.service.server import listen
 from coordinator.service.settings import ServiceSettings, Tls
 from peers.exchange.coordinated import CoordinatedExchange
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.access import Access
 from tests.contracts.arenas import WINDOW, Scenario, run_in_threads
 from tests.contracts.scenarios import RUN, SEED, Spec
@@ -47,7 +47,7 @@ class CoordinatedArena:
         return ServiceSettings(
             run_id=RUN,
             state=state,
-            rule=Rule(spec.rule, SEED, spec.k),
+            rule=TargetSelection(spec.rule, SEED, spec.k),
             rounds=1000,
             shape=spec.shape,
             group=spec.group,

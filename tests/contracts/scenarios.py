@@ -16,7 +16,7 @@ from torch import Tensor
 
 from peers.common.errors import ExchangeError
 from peers.exchange.base import Exchange, Hello, Pending, receipt_of
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.values import Consensus
 
 SEED = 7
@@ -45,7 +45,7 @@ class Spec:
 
     def hello(self, worker: int) -> Hello:
         peers = self.hosted[worker]
-        rule = Rule(self.rule, SEED, self.k)
+        rule = TargetSelection(self.rule, SEED, self.k)
         return Hello(
             peers, self.group, self.shape, {"configuration": "same"}, dict.fromkeys(peers, ()), rule, self.wire
         )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.method.targets import median, trimmed_mean
 from peers.transport.values import Missed
 from tests.contracts import scenarios
@@ -112,7 +112,7 @@ def test_members_are_those_the_rule_asks_for(
     spec = Spec(hosted, rule=rule, k=k, wire=wire)
     for worker, results in enumerate(arena.run(scenarios.rounds, spec)):
         for round_, result in enumerate(results):
-            drawn = Rule(rule, SEED, k).sources(round_, range(4))
+            drawn = TargetSelection(rule, SEED, k).sources(round_, range(4))
             mine = hosted[worker]
             wanted = {source for peer in mine for source in drawn[peer]} - set(mine)
             assert result["total"] is None

@@ -37,14 +37,14 @@ from peers.config.schema import Config
 from peers.exchange.base import Exchange, Hello
 from peers.exchange.coordinated import CoordinatedExchange
 from peers.method.peer import Peer
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.runs.metrics import Recorder
 from peers.runs.run_folder import run_name
 from peers.runs.summary import TITLES
 from peers.transport.access import Access
-from peers.worker.placement import Place, with_group
-from peers.worker.pool import Crew
-from peers.worker.preflight import Grounds, check
+from peers.worker.placement import Placement, with_group
+from peers.worker.pool import PeerPool
+from peers.worker.preflight import RunContext, check
 from peers.worker.trainer import Trainer
 from protos.consensus_pb2 import StatusRequest
 from protos.consensus_pb2_grpc import CoordinatorStub
@@ -118,7 +118,9 @@ def configuration(aggregator: str, seed: int, rounds: int, out: str, *sets: str)
     times = ("exchange.kind=coordinator", "exchange.heartbeat=30", "exchange.round_deadline=60")
     quiet = ("metrics.tensorboard=false", f"metrics.every={rounds}", "probe.every=0")
     run = (f"run.seed={seed}", f"run.rounds={rounds}", f"run.out={out}", f"group.peers={PEERS}")
-    return with_group(configfile.load(RECIPE, [*run, f"consensus.target={aggregator}", *times, *quiet, *sets]), Place())
+    return with_group(
+        configfile.load(RECIPE, [*run, f"consensus.target={aggregator}", *times, *quiet, *sets]), Placement()
+    )
 
 
 class Group:
@@ -130,7 +132,7 @@ class Group:
         attack: of peer 7.
     """
 
-    def __init__(self, config: Config, grounds: Grounds, attack: Attack) -> None:
+    def __init__(self, config: Config, grounds: RunContext, attack: Attack) -> None:
         self.config, self.grounds, self.attack = config, grounds, attack
         self.board = Board()
         self.ended = ""
@@ -168,8 +170,8 @@ class Group:
     def _work(self, ids: tuple[int, ...], exchange: Exchange) -> list[Peer]:
         """What `peers.worker.worker` does between joining and leaving, without files and probes."""
         config, grounds = self.config, self.grounds
-        crew = Crew(len(ids), CPU, threads=1, workers=PEERS)
-        with closing(crew), closing(exchange):
+        pool = PeerPool(len(ids), CPU, threads=1, workers=PEERS)
+        with closing(pool), closing(exchange):
             exchange.join(self._hello(ids))
             peers = [Peer(config, i, grounds.data.shape, grounds.rounds, CPU) for i in ids]
             with closing(Recorder(grounds.folder, list(ids), 0, tensorboard=False)) as recorder:
@@ -179,9 +181,9 @@ class Group:
                     exchange,
                     grounds.data,
                     grounds.rounds,
-                    crew,
+                    pool,
                     recorder,
-                    live=lambda peer: grounds.judge.live(peer.network),
+                    live=lambda peer: grounds.evaluator.live(peer.network),
                     save=lambda peer, done: None,
                     stopping=lambda: False,
                     live_before={},
@@ -198,7 +200,7 @@ class Group:
             "data fingerprint": grounds.data.fingerprint,
             "rounds": str(grounds.rounds),
         }
-        rule = Rule.of(config.consensus, config.run.seed)
+        rule = TargetSelection.of(config.consensus, config.run.seed)
         shape = config.data.batch, grounds.width
         return Hello(ids, PEERS, shape, agreed, dict.fromkeys(ids, ()), rule, config.exchange.wire)
 
@@ -217,7 +219,7 @@ def trial(aggregator: str, attack: str, seed: int, rounds: int) -> Trial:
         group = formed(aggregator, attack, seed, rounds, out)
         counts = group.run()
     before = beginning(seed, rounds)
-    after = [group.grounds.judge.network(peer.network) for peer in group.honest]
+    after = [group.grounds.evaluator.network(peer.network) for peer in group.honest]
     gain = {
         probe: round(statistics.fmean(new[probe] - old[probe] for old, new in zip(before, after, strict=True)), 3)
         for probe in TITLES
@@ -232,7 +234,7 @@ def beginning(seed: int, rounds: int) -> list[dict[str, float]]:
     config = configuration("mean", seed, rounds, "unused")
     grounds = check(config, CPU)
     networks = [Peer(config, i, grounds.data.shape, rounds, CPU).initial_network() for i in HONEST]
-    return [grounds.judge.network(network) for network in networks]
+    return [grounds.evaluator.network(network) for network in networks]
 
 
 def tables(trials: Sequence[Trial], aggregators: Sequence[str]) -> list[Table]:

@@ -11,7 +11,7 @@ import torch
 
 from peers.exchange.base import Hello
 from peers.exchange.inprocess import InProcessGroup
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.values import Consensus
 from tests.faults.faulty_exchange import Fault, FaultyExchange
 
@@ -25,7 +25,7 @@ class Seen(FaultyExchange):
     def __init__(self, *faults: Fault) -> None:
         self.told: list[Fault] = []
         super().__init__(InProcessGroup(1).exchange(), faults, self.told.append)
-        self.join(Hello((0, 1), 2, (2, 3), {}, {}, Rule("sum", 0, 1)))
+        self.join(Hello((0, 1), 2, (2, 3), {}, {}, TargetSelection("sum", 0, 1)))
 
     def sent(self, round_: int) -> dict[int, torch.Tensor]:
         """What the peers' outputs were on their way, in a round."""

@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 
 from coordinator.service.settings import ServiceSettings
 from coordinator.service.validation import Refusal, ValidPublication, validate
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from protos import frames
 from protos.consensus_pb2 import FLOAT32, FrameHeader, Publish
 from protos.frames import Assembler, Frame, FrameError, encode, pieces
@@ -20,7 +20,9 @@ LIMIT = 200
 HOSTED = (1, 2)
 SHAPE = (2, 3)
 SETTINGS = [
-    ServiceSettings(run_id="run", state="unused", rule=Rule(name, 0), rounds=9, shape=SHAPE, group=2, max_peers=8)
+    ServiceSettings(
+        run_id="run", state="unused", rule=TargetSelection(name, 0), rounds=9, shape=SHAPE, group=2, max_peers=8
+    )
     for name in ("mean", "roles", "median")
 ]
 

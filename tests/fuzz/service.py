@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from coordinator.service.settings import ServiceSettings
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.lane import laid
 from peers.transport.shared_memory import Segment
 from protos import consensus_pb2 as pb
@@ -30,7 +30,7 @@ METHODS = ("Join", "Heartbeat", "Leave", "GetStatus", "WatchStatus", "Reports")
 SETTINGS = ServiceSettings(
     run_id="run",
     state="unused",
-    rule=Rule("mean", 0),
+    rule=TargetSelection("mean", 0),
     rounds=10**6,
     shape=SHAPE,
     group=HONEST,

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 
 from peers.common.errors import ExchangeError
-from peers.transport import link as stream_link
+from peers.transport import stream
 from peers.transport.access import Access
 from peers.transport.broadcast import SLOTS, Broadcast
 from peers.transport.client import StreamClient
@@ -250,11 +250,11 @@ def _played(incoming: list[tuple[bytes, int]]) -> Iterator[None]:
         def to_host(cls, _access: Access, _port: int, *terms: Any) -> Lane:
             return cls.on_host("", *terms)
 
-    usual, stream_link.Lane = stream_link.Lane, Played  # type: ignore[misc]
+    usual, stream.Lane = stream.Lane, Played  # type: ignore[misc]
     try:
         yield
     finally:
-        stream_link.Lane = usual  # type: ignore[misc]
+        stream.Lane = usual  # type: ignore[misc]
 
 
 @contextmanager

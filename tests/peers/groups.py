@@ -17,7 +17,7 @@ from peers.config.schema import Config
 from peers.exchange.base import Hello, Pending
 from peers.exchange.inprocess import InProcessGroup
 from peers.method.peer import Peer, Step
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.values import Consensus
 
 SHAPE = (1, 6, 6)
@@ -62,7 +62,7 @@ class Group:
         members = tuple(range(config.group.peers or 0))
         self.peers = [Peer(config, peer, SHAPE, rounds, CPU) for peer in members]
         self.exchange = InProcessGroup().exchange()
-        rule = Rule.of(config.consensus, config.run.seed)
+        rule = TargetSelection.of(config.consensus, config.run.seed)
         saved: dict[int, tuple[int, ...]] = dict.fromkeys(members, ())
         self.exchange.join(Hello(members, len(members), (BATCH, WIDTH), {}, saved, rule, config.exchange.wire))
 
@@ -81,7 +81,12 @@ def closed(pending: Pending) -> Consensus[Tensor]:
 
 
 def exchanged(
-    outputs: Mapping[int, Tensor | None], rule: Rule, *, wire: str = "float32", round_: int = 0, workers: int = 1
+    outputs: Mapping[int, Tensor | None],
+    rule: TargetSelection,
+    *,
+    wire: str = "float32",
+    round_: int = 0,
+    workers: int = 1,
 ) -> dict[int, Consensus[Tensor]]:
     """What each peer's worker gets back when all publish once.
 

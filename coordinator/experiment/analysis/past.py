@@ -16,8 +16,8 @@ from peers.networks import registry as networks
 from peers.probes.features import with_norm_statistics
 from peers.runs import snapshots
 from peers.runs.run_folder import RunFolder
-from peers.worker.placement import Place, device_of
-from peers.worker.preflight import Grounds, check
+from peers.worker.placement import Placement, device_of
+from peers.worker.preflight import RunContext, check
 
 
 class Past:
@@ -43,8 +43,8 @@ class Past:
         self.config = config
         folder = RunFolder.of(config)
         self.summary = _summary(folder)
-        self.device = device_of(config, Place())
-        self.grounds: Grounds = check(config, self.device)
+        self.device = device_of(config, Placement())
+        self.grounds: RunContext = check(config, self.device)
         self._incarnations = {int(report["peer"]): int(report["incarnation"]) for report in self.summary["per_peer"]}
         self.peers = tuple(sorted(self._incarnations))
         kept = [{0, *self._snapshots(peer), *self._checkpoint(peer)} for peer in self.peers]

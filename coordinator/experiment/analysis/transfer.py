@@ -13,7 +13,7 @@ from coordinator.experiment.analysis.course import mean
 from coordinator.experiment.analysis.past import Past
 from peers.config.schema import DataConfig
 from peers.data.batches import Data, open_data
-from peers.probes.evaluator import Judge
+from peers.probes.evaluator import Evaluator
 
 
 class Adapter(nn.Module):
@@ -66,7 +66,7 @@ class Transfer:
         self._past, self._other = past, other
         seed = past.config.run.seed
         data = open_data(other, seed, past.device)
-        self._judge = Judge(past.config.probe, data, seed, past.device)
+        self._judge = Evaluator(past.config.probe, data, seed, past.device)
         self._adapter = Adapter(data, past.grounds.data.shape).to(past.device)
 
     def result(self) -> dict[str, str | Mapping[str, float]]:

@@ -93,11 +93,11 @@ class WorkerActor(ProcessActor):
             first: the first of the peers that it hosts, where a coordinator is asked for it.
         """
         from peers.config.loading import updated
-        from peers.worker.placement import Place
+        from peers.worker.placement import Placement
         from peers.worker.process import set_up_logging
         from peers.worker.worker import work
 
-        place = Place.of()
+        place = Placement.of()
         set_up_logging(place)
         try:
             self._enter()

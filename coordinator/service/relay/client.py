@@ -9,8 +9,8 @@ from coordinator.service.relay.group import PartialSum
 from peers.common.errors import ExchangeError
 from peers.transport.access import Access
 from peers.transport.client import CALL, StreamClient
-from peers.transport.link import Link
 from peers.transport.replies import Outcome, RefusedError
+from peers.transport.stream import Stream
 from protos import consensus_pb2 as pb
 from protos.frames import Frame
 from protos.tensors import Float32, to_wire
@@ -36,9 +36,9 @@ class RelayClient(StreamClient):
     def cancel(self) -> None:
         """From another thread: whatever waits, now or later, ends with an ExchangeError."""
         self._cancelled.set()
-        link = self._link
-        if link is not None:
-            link.give_up("given up: the relay stops")
+        stream = self._stream
+        if stream is not None:
+            stream.give_up("given up: the relay stops")
 
     def look(self, patience: float) -> pb.StatusReply:
         """The state of the group above.
@@ -61,7 +61,7 @@ class RelayClient(StreamClient):
             partial: whose it is.
             total: [B, D] float32; None where nobody contributes.
         """
-        assert self._link is not None  # noqa: S101  # requests come after Enter
+        assert self._stream is not None  # noqa: S101  # requests come after Enter
         self._id += 1
         publish = pb.Publish(
             id=self._id,
@@ -77,7 +77,7 @@ class RelayClient(StreamClient):
         if total is not None:
             header.rows, header.columns = total.shape
         self._sent, self._awaits = {}, partial.round
-        self._link.publish(header, [] if total is None else [to_wire(total, pb.FLOAT32)])
+        self._stream.publish(header, [] if total is None else [to_wire(total, pb.FLOAT32)])
 
     def report(self, reports: Mapping[int, bytes]) -> None:
         """Hand in last words of some peers, ahead of `leave`.
@@ -97,11 +97,11 @@ class RelayClient(StreamClient):
         Returns:
             the round's number, or how the membership ended.
         """
-        assert self._link is not None  # noqa: S101  # requests come after Enter
+        assert self._stream is not None  # noqa: S101  # requests come after Enter
         assert self._info is not None  # noqa: S101  # see above
-        self._link.close()
+        self._stream.close()
         room = self._room(self._info) if self._shared else None
-        self._link = Link(self._access, self._channel, self._ticket, room)
+        self._stream = Stream(self._access, self._channel, self._ticket, room)
         frame = self._arrival(self._ticket.join_window + self._ticket.round_deadline)
         if frame.kind == "opened":
             self._next = frame.header.opened

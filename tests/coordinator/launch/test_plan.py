@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coordinator.launch.plan import TRAVELLING, make_plan
 from peers.common.errors import ConfigError
 from peers.config.loading import load, parse
-from peers.worker.placement import Place, hosted, with_group
+from peers.worker.placement import Placement, hosted, with_group
 
 
 def test_text_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_plan_and_workers_agree_on_who_hosts_whom(peers: int, per_worker: int) -
     plan = make_plan(parse({"group": {"peers": peers, "peers_per_worker": per_worker}}))
     world = len(plan.processes)
     for rank, process in enumerate(plan.processes):
-        place = Place(rank, world, rank, world)
+        place = Placement(rank, world, rank, world)
         assert hosted(with_group(plan.config, place), place) == process.peers
         assert (process.name, process.log) == (f"worker {rank}", f"logs/worker-{rank}.log")
 

@@ -16,7 +16,7 @@ from coordinator.service.aggregate import Aggregator, PeerTensor
 from coordinator.service.rounds import Publication, SettledRound
 from peers.common.summation import tree_sum
 from peers.exchange.base import receipt_of
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from protos.consensus_pb2 import FLOAT32, OK
 from protos.tensors import NAMES, Float32, as_sent, from_wire, to_wire
 from tests.coordinator.service.settled import BATCH
@@ -49,7 +49,9 @@ def of_peers(blocks: Sequence[tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
     return {peer: block for block in blocks for peer in block}
 
 
-def collected(workers: Sequence[tuple[int, ...]], parts: Mapping[int, Float32], rule: Rule, wire: str) -> Aggregator:
+def collected(
+    workers: Sequence[tuple[int, ...]], parts: Mapping[int, Float32], rule: TargetSelection, wire: str
+) -> Aggregator:
     """What a coordinator has collected from workers, each with what it published; `parts` leave out who abstained."""
     ids = sorted(peer for worker in workers for peer in worker)
     aggregator = Aggregator(rule, ids)
@@ -77,7 +79,7 @@ def test_sums_of_workers(wire: str, peers: set[int], silent: set[int], sizes: li
     outputs = outputs_of(contributors, seed)
     workers = shared_out(sorted(peers), sizes)
     parts = {peer: as_sent(values, NAMES[wire]) for peer, values in outputs.items()}
-    rule = Rule("mean", 3)
+    rule = TargetSelection("mean", 3)
     outcome = collected(workers, parts, rule, wire).finish(settled(workers, contributors))
     round_ = Round(7, 1, tuple(sorted(peers)), tuple(contributors), blocks=of_peers(workers))
     closed = replay_round(round_, tensors(outputs), of_peers(workers), rule, wire)
@@ -92,7 +94,7 @@ def test_sums_below_relays(peers: set[int], sizes: list[int], relays: int, seed:
     outputs = outputs_of(sorted(peers), seed)
     workers = shared_out(sorted(peers), sizes)
     below = [workers[at : at + relays] for at in range(0, len(workers), relays)]
-    rule, top = Rule("mean", 3), dict[int, Float32]()
+    rule, top = TargetSelection("mean", 3), dict[int, Float32]()
     for some in below:
         partial = collected(some, outputs, rule, "float32").partial(BATCH)
         assert partial is not None
@@ -104,9 +106,11 @@ def test_sums_below_relays(peers: set[int], sizes: list[int], relays: int, seed:
     assert closed.total.numpy().tobytes() == tree_sum(top).tobytes()
 
 
-@pytest.mark.parametrize("rule", [Rule("median", 3), Rule("trimmed_mean", 3, q=0.3), Rule("random_peer", 3)])
+@pytest.mark.parametrize(
+    "rule", [TargetSelection("median", 3), TargetSelection("trimmed_mean", 3, q=0.3), TargetSelection("random_peer", 3)]
+)
 @given(peers=PEERS, seed=st.integers(0))
-def test_rules_on_members(rule: Rule, peers: set[int], seed: int) -> None:
+def test_rules_on_members(rule: TargetSelection, peers: set[int], seed: int) -> None:
     """Medians, trimmed means, and the digest over all outputs where each peer listens to others."""
     outputs, ids = outputs_of(sorted(peers), seed), sorted(peers)
     workers = [(peer,) for peer in ids]
@@ -125,7 +129,7 @@ def test_rules_on_members(rule: Rule, peers: set[int], seed: int) -> None:
 @pytest.mark.parametrize("name", ["mean", "neighbours", "median"])
 def test_a_fixed_group(name: str) -> None:
     """What the exchange of a fixed group gives to each peer, with one that abstains: the same receipt for each."""
-    rule, outputs = Rule(name, 3, k=2), outputs_of(range(4), 5)
+    rule, outputs = TargetSelection(name, 3, k=2), outputs_of(range(4), 5)
     outputs.pop(2)
     seen = exchanged({**tensors(outputs), 2: None}, rule, wire="bf16", round_=7)
     closed = replay_round(

@@ -20,8 +20,8 @@ from coordinator.service.journal import FILE
 from peers.config import loading as configfile
 from peers.data.batches import Schedule
 from peers.method.peer import Peer
-from peers.method.target_selection import Rule
-from peers.runs.journal import Journal, Life, Skip, Terms
+from peers.method.target_selection import TargetSelection
+from peers.runs.journal import Life, PeerJournal, Skip, Terms
 from peers.runs.run_folder import RunFolder
 from peers.worker.preflight import check
 from tests.peers.groups import CPU, one_thread
@@ -56,12 +56,12 @@ class Course:
         self.folder = RunFolder(folder)
         self.folder.enter(CONFIG)
         self.grounds = replace(check(CONFIG, CPU), folder=self.folder)
-        self.rule = Rule.of(CONFIG.consensus, CONFIG.run.seed)
+        self.rule = TargetSelection.of(CONFIG.consensus, CONFIG.run.seed)
         self.schedule = Schedule(len(self.grounds.data.train), CONFIG.data.batch, CONFIG.run.seed)
         self.state = folder / "coordinator"
         self.state.mkdir()
         self.living: dict[int, Peer] = {}
-        self.journals: dict[int, Journal] = {}
+        self.journals: dict[int, PeerJournal] = {}
         self.at: dict[int, int] = {}
         self.admitted: dict[int, int] = {}
         self.epoch = 0
@@ -77,7 +77,7 @@ class Course:
         if saved:
             checkpoints.load(self.living[peer], saved[-1])
         checkpoints.discard_after(saved[-1] if saved else 0)
-        self.journals[peer] = Journal(self.folder, [peer])
+        self.journals[peer] = PeerJournal(self.folder, [peer])
         terms = Terms((peer,), "coordinator", 1)
         source = saved[-1] if saved else 0
         self.journals[peer].begin(peer, Life(round_, incarnation, source, self.admitted[peer], self.epoch + 1, terms))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coordinator.service.settings import ServiceSettings
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 
 BATCH = b"b" * 16
 
@@ -15,7 +15,7 @@ def settings(**changes: Any) -> ServiceSettings:
     values: dict[str, Any] = {
         "run_id": "run",
         "state": "unused",
-        "rule": Rule("mean", 0),
+        "rule": TargetSelection("mean", 0),
         "rounds": 1000,
         "shape": (4, 8),
         "group": 2,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coordinator.service.aggregate import Aggregator, PeerTensor, SumTree, robust
 from coordinator.service.rounds import Publication, SettledRound
 from peers.common.summation import tree_sum
-from peers.method.target_selection import Rule, trimmed
+from peers.method.target_selection import TargetSelection, trimmed
 from peers.method.targets import median, trimmed_mean
 from protos.consensus_pb2 import AGGREGATE, BFLOAT16, FLOAT32, MEMBERS, OK, TOTAL, WireDtype
 from protos.tensors import Float32, from_wire, to_wire
@@ -110,7 +110,7 @@ def block(peer: int, dtype: WireDtype = FLOAT32) -> PeerTensor:
 
 def collected(name: str, *blocks: PeerTensor, batch: bytes = BATCH) -> Aggregator:
     """A round of peers 0, 1, 2 that has these blocks."""
-    aggregator = Aggregator(Rule(name, 0, q=0.34), (0, 1, 2))
+    aggregator = Aggregator(TargetSelection(name, 0, q=0.34), (0, 1, 2))
     for item in blocks:
         aggregator.add(Publication(item.peer, 4, 1, batch, (item.peer,)), [item])
     return aggregator

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from coordinator.service.lanes import Lanes
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.broadcast import SLOTS, Broadcast, OverwrittenError, Reception
 from peers.transport.client import StreamClient
 from peers.transport.values import Consensus
@@ -111,7 +111,7 @@ def test_a_host_without_such_memory_gives_every_worker_its_own_copy(monkeypatch:
 @pytest.mark.parametrize("rule", ["mean", "median"])
 def test_members_read_the_same_result_and_one_that_is_too_late_asks_again(tmp_path: Path, rule: str) -> None:
     """Results of several rounds, right in each member; one of them finds a replaced one, once, and loses no round."""
-    with coordinator(tmp_path, rule=Rule(rule, 0)) as at:
+    with coordinator(tmp_path, rule=TargetSelection(rule, 0)) as at:
         clients = [at.client(), at.client()]
         together(*(lambda place=place: clients[place].join(info(place, rule=rule)) for place in (0, 1)))
         for round_ in range(5):
@@ -125,16 +125,16 @@ def test_members_read_the_same_result_and_one_that_is_too_late_asks_again(tmp_pa
                 assert found is not None
                 assert (found == (2 * round_ + 1 if rule == "mean" else round_ + 0.5)).all()
         for client in clients:
-            assert client._link is not None
-            assert client._link._lane is not None
-            assert client._link._lane.reception is not None
+            assert client._stream is not None
+            assert client._stream._lane is not None
+            assert client._stream._lane.reception is not None
             client.close()
 
 
 def _misplace(client: StreamClient) -> None:
     """Let a client look for its next result where another stands."""
-    assert client._link is not None
-    lane = client._link._lane
+    assert client._stream is not None
+    lane = client._stream._lane
     assert lane is not None
     other = Broadcast(4 * 8 * 4)
     lane.reception = Reception(other.descriptor)

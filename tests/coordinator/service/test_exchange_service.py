@@ -15,7 +15,7 @@ import xxhash
 from coordinator.service.aggregate import robust
 from peers.common.errors import DisagreementError, ExchangeError
 from peers.common.summation import tree_sum
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.transport.client import StreamClient
 from peers.transport.replies import Outcome, RefusedError
 from peers.transport.values import Consensus, Missed, RunEnded
@@ -110,7 +110,7 @@ def test_payloads_around_the_message_limit(tmp_path: Path, rows: int, shared: bo
 @pytest.mark.parametrize("shared", [False, True], ids=["stream", "shared memory"])
 def test_rules_on_members_give_exactly_what_was_drawn(tmp_path: Path, shared: bool) -> None:
     """Each worker gets its peers' sources that it does not host itself, and nobody else's outputs."""
-    rule = Rule("neighbours", 3, k=1)
+    rule = TargetSelection("neighbours", 3, k=1)
     with coordinator(tmp_path, group=4, rule=rule) as at:
         results = run_group(at, (0,), (1,), (2, 3), shared=shared)
     drawn = rule.sources(1, (0, 1, 2, 3))
@@ -125,7 +125,7 @@ def test_rules_on_members_give_exactly_what_was_drawn(tmp_path: Path, shared: bo
 @pytest.mark.parametrize(("name", "cut"), [("median", None), ("trimmed_mean", 1)])
 def test_robust_rules_are_computed_once_for_all(tmp_path: Path, name: str, cut: int | None) -> None:
     """Median and trimmed mean come back as one tensor, over all contributors."""
-    with coordinator(tmp_path, group=4, rule=Rule(name, 0, q=0.25)) as at:
+    with coordinator(tmp_path, group=4, rule=TargetSelection(name, 0, q=0.25)) as at:
         results = run_group(at, (0,), (1, 2), (3,))
     due = robust([outputs(peer) for peer in range(4)], cut)
     for result in results:

@@ -140,11 +140,11 @@ def test_answers_that_were_lost_are_given_by_the_next_coordinator(
     with coordinator(tmp_path, **{**TIMES, "heartbeat": 1.4}) as at:
         clients = [at.client(), at.client()]
         together(*(lambda place=place: clients[place].join(info(place)) for place in (0, 1)))
-        link = clients[0]._link
+        link = clients[0]._stream
         assert link is not None
-        taken = link._taken
+        taken = link._handle
         lose = lambda frame, lane=None: None if frame.kind == "result" else taken(frame, lane)  # noqa: E731  # one use
-        monkeypatch.setattr(link, "_taken", lose)
+        monkeypatch.setattr(link, "_handle", lose)
         for place, client in enumerate(clients):
             client.publish(0, {place: np.full((4, 8), place, np.float32)}, BATCH)
         there = clients[1].result(20)

@@ -93,7 +93,7 @@ class Pair:
 def lanes(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
     """All lanes that clients of this process make."""
     Watched.made = []
-    monkeypatch.setattr("peers.transport.link.Lane", Watched)
+    monkeypatch.setattr("peers.transport.stream.Lane", Watched)
     return Watched.made
 
 
@@ -136,7 +136,7 @@ def test_a_lane_that_breaks_costs_no_round(pair: Pair, lanes: list[Watched]) -> 
 def test_an_answer_that_comes_as_its_stream_ends_is_asked_for_again(pair: Pair, lanes: list[Watched]) -> None:
     """The memory that it lies in goes with the stream, so it is left unread; the next stream brings it."""
     pair.a_round(0)
-    link: Any = pair.clients[0]._link
+    link: Any = pair.clients[0]._stream
 
     def ends() -> None:
         old = link._lane

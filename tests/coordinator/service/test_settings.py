@@ -13,7 +13,7 @@ from coordinator.service.settings import ServiceSettings, Tls
 from peers.common.errors import ConfigError
 from peers.common.hosts import own_address
 from peers.config.loading import parse
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from tests.coordinator.service.settled import settings
 
 TOKEN = "t" * 32
@@ -32,8 +32,8 @@ OPEN = {"bind": "0.0.0.0:0", "insecure": True}
         ({"max_peers": 1}, "max_peers is 1, expected 2"),
         ({"quorum": 0.0}, "quorum is 0.0"),
         ({"shape": (0, 4)}, "shape.0 is 0"),
-        ({"rule": Rule("mode", 0)}, "rule is 'mode'"),
-        ({"rule": Rule("trimmed_mean", 0, q=0.5)}, "both ends are cut"),
+        ({"rule": TargetSelection("mode", 0)}, "rule is 'mode'"),
+        ({"rule": TargetSelection("trimmed_mean", 0, q=0.5)}, "both ends are cut"),
         ({"wires": ("float8",)}, "wires.0 is 'float8'"),
         ({"bind": "localhost"}, "expected HOST:PORT"),
         ({"bind": "0.0.0.0:7070"}, "which others can reach"),
@@ -94,7 +94,7 @@ def test_settings_come_from_json_and_unknown_names_are_refused() -> None:
 
 def test_the_digest_is_of_what_decides_the_numbers() -> None:
     """Another seed is another run; another address is not."""
-    assert settings(rule=Rule("mean", 1)).digest != settings().digest
+    assert settings(rule=TargetSelection("mean", 1)).digest != settings().digest
     assert settings(bind="127.0.0.1:9999").digest == settings().digest
     assert settings(advertise="node1").digest == settings().digest
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from coordinator.service.validation import Refusal, ValidPublication, validate
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from protos.consensus_pb2 import (
     BFLOAT16,
     FLOAT32,
@@ -89,12 +89,12 @@ def test_several_peers_publish_one_sum_or_each_its_own() -> None:
     assert isinstance(partial, ValidPublication)
     assert [block.peer for block in partial.blocks] == [2]
     each = Frame(frame(peers=(2, 3)).header, to_wire(two, FLOAT32))
-    roles = settings(rule=Rule("roles", 0))
+    roles = settings(rule=TargetSelection("roles", 0))
     separate = validate(each, 5, [2, 3], roles)
     assert isinstance(separate, ValidPublication)
     assert [float(block.values[0, 0]) for block in separate.blocks] == [1.0, 2.0]
     for wrong, rule in ((frame(peers=(2, 3)), "mean"), (frame(peers=(2, 3), partial_sum=True), "roles")):
-        refusal = validate(wrong, 5, [2, 3], settings(rule=Rule(rule, 0)))
+        refusal = validate(wrong, 5, [2, 3], settings(rule=TargetSelection(rule, 0)))
         assert isinstance(refusal, Refusal)
         assert refusal.code == MALFORMED
     narrow = validate(frame(peers=(2, 3), partial_sum=True, dtype=BFLOAT16), 5, [2, 3], settings())

@@ -62,7 +62,7 @@ def offered(*scores: float) -> Selection:
 )
 def test_the_best_finite_score_is_kept(scores: tuple[float, ...], best: int) -> None:
     """Of equals the earlier; what is not finite never."""
-    kept = offered(*scores).kept
+    kept = offered(*scores).best
     assert kept is not None
     assert (kept.round, kept.score) == (best, scores[best])
     assert kept.state["weight"].item() == best
@@ -82,7 +82,7 @@ def looked(group: Group, rounds: range, live: list[float] | None = None) -> None
         published = {peer.id: peer.forward(images_of(round_)) for peer in group.peers}
         consensus = closed(group.exchange.publish(round_, published, DIGEST))
         for peer in group.peers:
-            peer.look(consensus, lambda _, round_=round_: live[round_] if live else math.nan)  # type: ignore[misc]
+            peer.evaluate(consensus, lambda _, round_=round_: live[round_] if live else math.nan)  # type: ignore[misc]
             peer.step(consensus)
 
 
@@ -98,8 +98,8 @@ def test_what_is_judged_are_the_weights_that_made_the_best_outputs() -> None:
     before = weights(group.peers[0])
     looked(group, range(2, 5), [10.0, 20.0, 30.0, 25.0, 5.0])
     peer = group.peers[0]
-    assert peer.selection.kept is not None
-    assert peer.selection.kept.round == 2
+    assert peer.selection.best is not None
+    assert peer.selection.best.round == 2
     chosen = list(peer.selected_network().parameters())
     assert all(torch.equal(one, two) for one, two in zip(chosen, before, strict=True))
     assert not any(torch.equal(one, two) for one, two in zip(weights(peer), before, strict=True) if one.ndim > 1)
@@ -148,4 +148,4 @@ def test_scores_of_another_rule_are_not_taken_over(tmp_path: Path) -> None:
     place.save(peer, 2, {})
     other = Group(config_of(selection={"rule": "unsupervised", "every": 1})).peers[0]
     place.load(other, 2)
-    assert other.selection.kept is None
+    assert other.selection.best is None

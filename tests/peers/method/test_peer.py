@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from peers.common.errors import DivergedError
 from peers.config.schema import Config, OptimizerConfig
 from peers.method.peer import NON_FINITE, Peer, learning_rate
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.networks import registry as networks
 from tests.peers.groups import (
     BATCH,
@@ -72,7 +72,7 @@ def goal_of(config: Config, outputs: Mapping[int, Tensor], peer: int, round_: in
     if name == "trimmed_mean":
         cut = math.floor(config.consensus.q * len(ids))
         return ordered[cut : len(ids) - cut].mean(dim=0)
-    sources = Rule.of(config.consensus, config.run.seed).sources(round_, ids)[peer]
+    sources = TargetSelection.of(config.consensus, config.run.seed).sources(round_, ids)[peer]
     return torch.stack([outputs[source] for source in sources]).mean(dim=0) if sources else None
 
 
@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_is_skipped() -> None:
     peer = Peer(config, 0, SHAPE, 20, CPU)
     before = copy.deepcopy(peer.network)
     own = peer.forward(images_of(0))
-    consensus = exchanged({0: own, 1: torch.full((BATCH, WIDTH), 3e38)}, Rule.of(config.consensus, 0))[0]
+    consensus = exchanged({0: own, 1: torch.full((BATCH, WIDTH), 3e38)}, TargetSelection.of(config.consensus, 0))[0]
     step = peer.step(consensus)
     assert step.skipped == "non_finite_loss"
     assert step.target is not None
@@ -250,7 +250,7 @@ def test_a_gradient_that_is_not_finite_is_skipped() -> None:
     own = peer.forward(images_of(0))
     for parameter in peer.network.parameters():
         parameter.register_post_accumulate_grad_hook(_explode)  # type: ignore[no-untyped-call]  # torch has no types for it
-    consensus = exchanged({0: own, 1: torch.ones(BATCH, WIDTH)}, Rule.of(config.consensus, 0))[0]
+    consensus = exchanged({0: own, 1: torch.ones(BATCH, WIDTH)}, TargetSelection.of(config.consensus, 0))[0]
     assert peer.step(consensus).skipped == "non_finite_gradient"
     assert all(torch.equal(a, b) for a, b in pairs(peer.network, before))
     assert not peer.optimizer.state_dict()["state"]
@@ -285,7 +285,7 @@ def test_a_round_that_was_missed_is_counted_and_its_outputs_are_dropped() -> Non
     assert peer.stepped == 0
     others = {other: torch.ones(BATCH, WIDTH) for other in range(3)}
     with pytest.raises(RuntimeError, match="before forward"):
-        peer.step(exchanged(others, Rule.of(config.consensus, 0))[0])
+        peer.step(exchanged(others, TargetSelection.of(config.consensus, 0))[0])
 
 
 def test_step_needs_a_forward_of_its_own() -> None:

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from peers.config.schema import ConsensusConfig
-from peers.method.target_selection import Rule, trimmed
+from peers.method.target_selection import TargetSelection, trimmed
 
 DRAWN = ["random_peer", "roles", "neighbours"]
 ON_MEMBERS = [*DRAWN, "median", "trimmed_mean"]
@@ -38,7 +38,7 @@ members = st.sets(st.integers(0, 4095), min_size=2, max_size=12).map(sorted)
 )
 def test_draws_stay_what_they_are(name: str, seed: int, round_: int, expected: dict[int, tuple[int, ...]]) -> None:
     """Recorded draws: a change of them would change every run in progress, and part peers of different versions."""
-    assert dict(Rule(name, seed, k=2).sources(round_, range(5))) == expected
+    assert dict(TargetSelection(name, seed, k=2).sources(round_, range(5))) == expected
 
 
 @EXAMPLES
@@ -48,16 +48,16 @@ def test_draw_depends_on_its_arguments_alone(
 ) -> None:
     """The same seed, round and members give the same draw, in whatever order the members are told."""
     shuffled = data.draw(st.permutations(ids))
-    drawn = dict(Rule(name, seed, k=2).sources(round_, ids))
-    assert dict(Rule(name, seed, k=2).sources(round_, shuffled)) == drawn
-    assert dict(Rule(name, seed, k=2).sources(round_, tuple(reversed(ids)))) == drawn
+    drawn = dict(TargetSelection(name, seed, k=2).sources(round_, ids))
+    assert dict(TargetSelection(name, seed, k=2).sources(round_, shuffled)) == drawn
+    assert dict(TargetSelection(name, seed, k=2).sources(round_, tuple(reversed(ids)))) == drawn
 
 
 @EXAMPLES
 @given(name=st.sampled_from(ON_MEMBERS), seed=seeds, round_=rounds, ids=members, k=st.integers(1, 14))
 def test_everyone_hears_other_members_only(name: str, seed: int, round_: int, ids: list[int], k: int) -> None:
     """Every member has an entry; whom it hears are members, none twice, and never itself."""
-    drawn = Rule(name, seed, k=k).sources(round_, ids)
+    drawn = TargetSelection(name, seed, k=k).sources(round_, ids)
     assert sorted(drawn) == ids
     for peer, sources in drawn.items():
         assert peer not in sources
@@ -69,7 +69,7 @@ def test_everyone_hears_other_members_only(name: str, seed: int, round_: int, id
 @given(seed=seeds, round_=rounds, ids=members)
 def test_roles_make_half_the_group_students(seed: int, round_: int, ids: list[int]) -> None:
     """floor(n / 2) students have one teacher each, no teacher is a student or has two; all others stand still."""
-    drawn = Rule("roles", seed).sources(round_, ids)
+    drawn = TargetSelection("roles", seed).sources(round_, ids)
     students = {peer for peer, sources in drawn.items() if sources}
     teachers = [teacher for student in students for teacher in drawn[student]]
     assert len(students) == len(teachers) == len(ids) // 2
@@ -81,7 +81,7 @@ def test_roles_make_half_the_group_students(seed: int, round_: int, ids: list[in
 @given(seed=seeds, round_=rounds, ids=members, k=st.integers(1, 14))
 def test_neighbours_hear_and_are_heard_k_times(seed: int, round_: int, ids: list[int], k: int) -> None:
     """On a ring every peer hears the k next ones, so each is heard exactly k times; k is at most all the others."""
-    drawn = Rule("neighbours", seed, k=k).sources(round_, ids)
+    drawn = TargetSelection("neighbours", seed, k=k).sources(round_, ids)
     expected = min(k, len(ids) - 1)
     assert {len(sources) for sources in drawn.values()} == {expected}
     assert Counter(j for sources in drawn.values() for j in sources) == dict.fromkeys(ids, expected)
@@ -98,34 +98,34 @@ def test_neighbours_hear_and_are_heard_k_times(seed: int, round_: int, ids: list
 @pytest.mark.parametrize("name", ["median", "trimmed_mean"])
 def test_robust_rules_hear_all_others(name: str) -> None:
     """They need every member's outputs, in every round."""
-    assert Rule(name, 3).sources(9, [5, 1, 8]) == {1: (5, 8), 5: (1, 8), 8: (1, 5)}
+    assert TargetSelection(name, 3).sources(9, [5, 1, 8]) == {1: (5, 8), 5: (1, 8), 8: (1, 5)}
 
 
 @pytest.mark.parametrize("name", ["mean", "frozen"])
 def test_rules_on_the_sum_ask_for_nobody(name: str) -> None:
     """They are of kind "sum" and have no sources; all others are of kind "members"."""
-    assert Rule(name, 0).kind == "sum"
-    assert Rule(name, 0).sources(0, [0, 1, 2]) == {0: (), 1: (), 2: ()}
-    assert {Rule(other, 0).kind for other in ON_MEMBERS} == {"members"}
+    assert TargetSelection(name, 0).kind == "sum"
+    assert TargetSelection(name, 0).sources(0, [0, 1, 2]) == {0: (), 1: (), 2: ()}
+    assert {TargetSelection(other, 0).kind for other in ON_MEMBERS} == {"members"}
 
 
 @pytest.mark.parametrize("name", ["mean", "frozen", *ON_MEMBERS])
 def test_a_lone_member_hears_nobody(name: str) -> None:
     """Alone there is no one to listen to; of no members nothing is asked."""
-    assert Rule(name, 0, k=1).sources(4, [17]) == {17: ()}
-    assert Rule(name, 0, k=1).sources(4, []) == {}
+    assert TargetSelection(name, 0, k=1).sources(4, [17]) == {17: ()}
+    assert TargetSelection(name, 0, k=1).sources(4, []) == {}
 
 
 def test_rule_is_the_one_that_the_configuration_names() -> None:
     """Name, k and q come from the section, the seed from the run."""
     section = ConsensusConfig.model_validate({"target": "trimmed_mean", "k": 3, "q": 0.1})
-    assert Rule.of(section, 42) == Rule("trimmed_mean", 42, 3, 0.1)
+    assert TargetSelection.of(section, 42) == TargetSelection("trimmed_mean", 42, 3, 0.1)
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_draws_differ_by_round_and_seed(name: str) -> None:
     """Among 8 peers neither two rounds in a row nor two neighbouring seeds repeat each other as a habit."""
-    draws = [[dict(Rule(name, seed).sources(round_, range(8))) for round_ in range(20)] for seed in range(3)]
+    draws = [[dict(TargetSelection(name, seed).sources(round_, range(8))) for round_ in range(20)] for seed in range(3)]
     for one, two in ((draws[0][:-1], draws[0][1:]), (draws[0], draws[1]), (draws[1], draws[2])):
         assert sum(a == b for a, b in zip(one, two, strict=True)) <= 1
 
@@ -143,7 +143,7 @@ def test_random_peer_is_uniform_and_independent() -> None:
 
     Bounds are the 0.999 quantiles of chi-square with 2 and 8 degrees of freedom.
     """
-    drawn = [Rule("random_peer", 5).sources(round_, range(4)) for round_ in range(6000)]
+    drawn = [TargetSelection("random_peer", 5).sources(round_, range(4)) for round_ in range(6000)]
     for peer in range(4):
         assert chi_square((sources[peer] for sources in drawn), 3) < 13.8
     assert chi_square(((sources[0], sources[1]) for sources in drawn), 9) < 26.1
@@ -153,7 +153,7 @@ def test_random_peer_is_uniform_and_independent() -> None:
 
 def test_roles_are_uniform_over_pairs() -> None:
     """Of 3 peers, the 6 pairs of a student and its teacher come equally often (chi-square, 5 degrees, 0.999)."""
-    draws = [Rule("roles", 5).sources(round_, range(3)) for round_ in range(6000)]
+    draws = [TargetSelection("roles", 5).sources(round_, range(3)) for round_ in range(6000)]
     pairs = [(student, *teachers) for drawn in draws for student, teachers in drawn.items() if teachers]
     assert len(pairs) == 6000
     assert chi_square(pairs, 6) < 20.5
@@ -161,7 +161,7 @@ def test_roles_are_uniform_over_pairs() -> None:
 
 def test_rings_are_uniform() -> None:
     """Of 4 peers, the 6 rings come equally often (chi-square, 5 degrees, 0.999)."""
-    draws = [Rule("neighbours", 5).sources(round_, range(4)) for round_ in range(6000)]
+    draws = [TargetSelection("neighbours", 5).sources(round_, range(4)) for round_ in range(6000)]
     assert chi_square((tuple(sorted(drawn.items())) for drawn in draws), 6) < 20.5
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from peers.config.schema import ConsensusConfig
-from peers.method.target_selection import Rule
+from peers.method.target_selection import TargetSelection
 from peers.method.targets import Missing, controlled, median, peer_target, trimmed_mean
 from peers.transport.values import Consensus
 from tests.peers.groups import Array, exchanged, mean_of, on_wire
@@ -83,7 +83,7 @@ def expected(values: Mapping[str, Any], sent: Mapping[int, Array], drawn: Mappin
 def test_rule_gives_the_target_of_its_definition(name: str, count: int, wire: str, workers: int) -> None:
     """For every rule, size, wire and packing, each peer's target is the definition's, or missing for its reason."""
     config = section(**RULES[name])
-    rule = Rule.of(config, SEED)
+    rule = TargetSelection.of(config, SEED)
     outputs = group_outputs(count)
     seen = exchanged(outputs, rule, wire=wire, round_=ROUND, workers=workers)
     sent = {peer: on_wire(z, wire) for peer, z in outputs.items() if z is not None}
@@ -102,7 +102,7 @@ def test_rule_gives_the_target_of_its_definition(name: str, count: int, wire: st
 def test_targets_do_not_depend_on_the_packing(name: str) -> None:
     """One worker with eight peers and four workers with two each arrive at the same bits."""
     config = section(**RULES[name])
-    rule = Rule.of(config, SEED)
+    rule = TargetSelection.of(config, SEED)
     together = exchanged(group_outputs(8), rule, wire="bf16", round_=ROUND)
     apart = exchanged(group_outputs(8), rule, wire="bf16", round_=ROUND, workers=4)
     for peer in range(8):
@@ -115,7 +115,7 @@ def test_targets_do_not_depend_on_the_packing(name: str) -> None:
 def test_who_abstained_has_no_target_and_is_in_none(name: str, workers: int) -> None:
     """A peer whose outputs were not finite skips; the others' targets are the definition's without it."""
     config = section(**RULES[name])
-    rule = Rule.of(config, SEED)
+    rule = TargetSelection.of(config, SEED)
     outputs = group_outputs(4) | {2: None}
     seen = exchanged(outputs, rule, round_=ROUND, workers=workers)
     sent = {peer: on_wire(z, "float32") for peer, z in outputs.items() if z is not None}
@@ -147,7 +147,7 @@ def test_an_aggregate_made_elsewhere_is_the_target(name: str) -> None:
 def test_a_source_that_abstained_is_not_replaced() -> None:
     """Whoever drew only peers that abstained is told "no_source": it never trains on a made-up target."""
     config = section(target="random_peer")
-    rule = Rule.of(config, SEED)
+    rule = TargetSelection.of(config, SEED)
     drawn = rule.sources(ROUND, range(3))
     silent = drawn[0][0]
     seen = exchanged(group_outputs(3) | {silent: None}, rule, round_=ROUND)
@@ -158,7 +158,7 @@ def test_a_source_that_abstained_is_not_replaced() -> None:
 def test_left_alone_by_the_others(name: str) -> None:
     """When all others abstain there is no consensus, whatever the rule; when all abstain, nobody has one."""
     config = section(**RULES[name])
-    rule = Rule.of(config, SEED)
+    rule = TargetSelection.of(config, SEED)
     outputs = group_outputs(4)
     seen = exchanged({0: None, 1: outputs[1], 2: None, 3: None}, rule, round_=ROUND)
     assert peer_target(seen[1], 1, config) == Missing("alone")

@@ -1,4 +1,4 @@
-"""The judge: which images it reads, and that it puts the probes together as it says."""
+"""The evaluator: which images it reads, and that it puts the probes together as it says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peers.common.errors import ConfigError, DivergedError
 from peers.config.schema import DataConfig, ProbeConfig
 from peers.data.batches import Data, Split, open_data
 from peers.probes import evaluator as module
-from peers.probes.evaluator import Judge
+from peers.probes.evaluator import Evaluator
 from peers.probes.features import extract, with_norm_statistics
 from peers.probes.knn import knn_accuracy
 from peers.probes.linear import linear_probe
@@ -79,7 +79,7 @@ def network(norm: bool = True) -> nn.Sequential:
 def test_a_network_is_judged_by_both_probes_on_test_images(digits: Data) -> None:
     """The numbers are those of the probes on features of a re-estimated copy, the L2 chosen on validation images."""
     net = network()
-    found = Judge(FAST, digits, 0, CPU).network(net)
+    found = Evaluator(FAST, digits, 0, CPU).network(net)
     twin = with_norm_statistics(net, digits.train, FAST.norm_images, 0)
     train, validation, test = (
         (extract(twin, split, CPU), split.labels) for split in (digits.train, digits.validation, digits.test)
@@ -93,35 +93,35 @@ def test_a_network_is_judged_by_both_probes_on_test_images(digits: Data) -> None
 
 def test_the_network_and_its_running_statistics_do_not_matter_to_each_other(digits: Data) -> None:
     """Whatever the running statistics are, they do not move the result, and judging does not move them."""
-    judge, net = Judge(FAST, digits, 0, CPU), network().train()
-    expected = judge.network(net), judge.live(net)
+    evaluator, net = Evaluator(FAST, digits, 0, CPU), network().train()
+    expected = evaluator.network(net), evaluator.live(net)
     net[2].running_mean += 100
     net[5].running_var *= 1e-6
     before = copy.deepcopy(net.state_dict())
-    assert (judge.network(net), judge.live(net)) == expected
+    assert (evaluator.network(net), evaluator.live(net)) == expected
     assert net.training
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
 def test_pixels_are_judged_as_a_network_is(digits: Data) -> None:
     """The baseline is what an identity network gets."""
-    judge = Judge(FAST, digits, 0, CPU)
-    assert judge.pixels() == judge.network(nn.Flatten())
-    assert judge.pixels()["knn"] > 95
+    evaluator = Evaluator(FAST, digits, 0, CPU)
+    assert evaluator.pixels() == evaluator.network(nn.Flatten())
+    assert evaluator.pixels()["knn"] > 95
 
 
 def test_the_linear_probe_can_be_switched_off(digits: Data) -> None:
     """Then it is left out, and validation images are not read."""
     data = replace(digits, validation=Counting(digits.validation))
-    assert set(Judge(ProbeConfig(linear=False), data, 0, CPU).pixels()) == {"knn"}
+    assert set(Evaluator(ProbeConfig(linear=False), data, 0, CPU).pixels()) == {"knn"}
     assert not data.validation.reads.any()
 
 
-@pytest.mark.parametrize("judged", [Judge.pixels, lambda judge: judge.network(network())])
-def test_recipes_chosen_on_validation_never_read_test_images(digits: Data, judged: Callable[[Judge], Any]) -> None:
+@pytest.mark.parametrize("judged", [Evaluator.pixels, lambda evaluator: evaluator.network(network())])
+def test_recipes_chosen_on_validation_never_read_test_images(digits: Data, judged: Callable[[Evaluator], Any]) -> None:
     """With split: validation the test split stays sealed."""
     data = replace(digits, test=Sealed())
-    assert set(judged(Judge(FAST.model_copy(update={"split": "validation"}), data, 0, CPU))) == {"knn", "linear"}
+    assert set(judged(Evaluator(FAST.model_copy(update={"split": "validation"}), data, 0, CPU))) == {"knn", "linear"}
 
 
 def test_judged_validation_images_do_not_choose_the_strength(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +133,8 @@ def test_judged_validation_images_do_not_choose_the_strength(digits: Data, monke
         return linear_probe(*parts, **options)
 
     monkeypatch.setattr(module, "linear_probe", spy)
-    judge = Judge(FAST.model_copy(update={"split": "validation"}), digits, 0, CPU)
-    judge.pixels()
+    evaluator = Evaluator(FAST.model_copy(update={"split": "validation"}), digits, 0, CPU)
+    evaluator.pixels()
     (fitted, choose, judged) = calls[0]
     rows = [tuple(row) for x in (fitted[0], choose[0]) for row in x.tolist()]
     everything = digits.train.batch(range(len(digits.train))).flatten(1)
@@ -151,10 +151,10 @@ def test_live_reads_a_few_training_and_validation_images_only(digits: Data) -> N
     data = replace(
         digits, train=Counting(digits.train), validation=Counting(digits.validation), test=Counting(digits.test)
     )
-    judge = Judge(ProbeConfig(live_images=64, knn_k=5), data, 0, CPU)
+    evaluator = Evaluator(ProbeConfig(live_images=64, knn_k=5), data, 0, CPU)
     net = network(norm=False)
-    first = judge.live(net)
-    assert judge.live(net) == first
+    first = evaluator.live(net)
+    assert evaluator.live(net) == first
     assert 20 < first < 100
     for split, images in ((data.train, 64), (data.validation, 64), (data.test, 0)):
         assert sorted(split.reads.unique().tolist()) == sorted({0, 2 if images else 0})
@@ -164,16 +164,16 @@ def test_live_reads_a_few_training_and_validation_images_only(digits: Data) -> N
 def test_live_estimates_norm_statistics_on_few_images(digits: Data) -> None:
     """Batch norm costs at most live_images further images."""
     data = replace(digits, train=Counting(digits.train))
-    Judge(ProbeConfig(live_images=64), data, 0, CPU).live(network())
+    Evaluator(ProbeConfig(live_images=64), data, 0, CPU).live(network())
     assert int(data.train.reads.sum()) == 2 * 64
 
 
 def test_training_images_are_drawn_by_seed(digits: Data) -> None:
-    """The same for every judge of a run, others in another run; ascending, with their own labels."""
+    """The same for every evaluator of a run, others in another run; ascending, with their own labels."""
     reads = []
     for seed in (0, 0, 1):
         data = replace(digits, train=Counting(digits.train))
-        Judge(ProbeConfig(train_images=100, linear=False), data, seed, CPU).pixels()
+        Evaluator(ProbeConfig(train_images=100, linear=False), data, seed, CPU).pixels()
         reads.append(data.train.reads)
     assert [int(count.sum()) for count in reads] == [100, 100, 100]
     assert torch.equal(reads[0], reads[1])
@@ -182,29 +182,29 @@ def test_training_images_are_drawn_by_seed(digits: Data) -> None:
 
 def test_a_subset_keeps_its_labels(digits: Data) -> None:
     """Drawn images vote with their own labels: 600 of them classify digits well."""
-    assert Judge(ProbeConfig(train_images=600, linear=False), digits, 0, CPU).pixels()["knn"] > 90
+    assert Evaluator(ProbeConfig(train_images=600, linear=False), digits, 0, CPU).pixels()["knn"] > 90
 
 
 def test_contradictions_are_refused_at_construction(digits: Data) -> None:
     """More neighbours than images, or a negative strength: every problem is named, before anything runs."""
     config = ProbeConfig(knn_k=50, train_images=40, live_images=30, linear_l2=(0.1, -1.0))
     with pytest.raises(ConfigError) as caught:
-        Judge(config, digits, 0, CPU)
+        Evaluator(config, digits, 0, CPU)
     first, second, third = str(caught.value).splitlines()
     assert "found 50 and 40 (probe.train_images: 40, training split: " in first
     assert "found 50 and 30 (probe.live_images: 30" in second
     assert third == "probe.linear_l2 must be strengths of at least 0: found [0.1, -1.0]"
     with pytest.raises(ConfigError, match=rf"found 5000 and {len(digits.train)} \(probe.train_images: all"):
-        Judge(ProbeConfig(knn_k=5000), digits, 0, CPU)
+        Evaluator(ProbeConfig(knn_k=5000), digits, 0, CPU)
 
 
 def test_a_diverged_network_is_named_as_such(digits: Data) -> None:
     """Features that are not finite end in an error for the user that counts them."""
     net = network()
     net[4].weight.data[3] = math.nan
-    judge = Judge(FAST, digits, 0, CPU)
+    evaluator = Evaluator(FAST, digits, 0, CPU)
     n = len(digits.test)
     with pytest.raises(DivergedError, match=f"cannot be judged: {n} of {n * 32} test feature .* in {n} of {n} rows"):
-        judge.network(net)
+        evaluator.network(net)
     with pytest.raises(DivergedError, match="cannot be judged"):
-        judge.live(net)
+        evaluator.live(net)

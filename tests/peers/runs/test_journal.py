@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from peers.common import json_lines as jsonl
 from peers.common.errors import RunFolderError
-from peers.runs.journal import Journal, Life, Skip, Terms, read
+from peers.runs.journal import PeerJournal, Life, Skip, Terms, read
 from peers.runs.run_folder import RunFolder
 
 TERMS = Terms((0, 2), "coordinator", 1)
@@ -28,7 +28,7 @@ LIVES = st.lists(
 def tell(folder: Path, lives: list[Life]) -> Path:
     """Write lives as workers do, each in a journal of its own; the file of peer 2."""
     for life in lives:
-        journal = Journal(RunFolder(folder), [0, 2])
+        journal = PeerJournal(RunFolder(folder), [0, 2])
         for peer in (0, 2):
             journal.begin(peer, life)
         for skip in life.skips:
@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     before, write = path.read_bytes(), os.write
     monkeypatch.setattr("peers.common.json_lines.os.write", lambda file, data: write(file, data[: len(data) // 2]))
     with pytest.raises(RunFolderError, match=r"peer-000.jsonl cannot be written: No space left on device; free"):
-        Journal(RunFolder(tmp_path), [0]).end(1, "complete")
+        PeerJournal(RunFolder(tmp_path), [0]).end(1, "complete")
     assert path.with_name("peer-000.jsonl").read_bytes() == before
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from peers.common.errors import ConfigError
 from peers.config.loading import parse
 from peers.config.schema import Config
-from peers.worker.placement import DEFAULT_PEERS, Place, compute_threads, device_of, hosted, with_group
+from peers.worker.placement import DEFAULT_PEERS, Placement, compute_threads, device_of, hosted, with_group
 
 
 def group(**values: Any) -> Config:
@@ -23,8 +23,8 @@ def group(**values: Any) -> Config:
 
 def test_without_torchrun_a_worker_is_alone() -> None:
     """An environment without its variables is a world of one; other programs' LOCAL_RANK does not count."""
-    assert Place.of({}) == Place(0, 1, 0, 1, 0)
-    assert Place.of({"LOCAL_RANK": "3", "PATH": "/bin"}) == Place()
+    assert Placement.of({}) == Placement(0, 1, 0, 1, 0)
+    assert Placement.of({"LOCAL_RANK": "3", "PATH": "/bin"}) == Placement()
 
 
 def test_torchruns_variables_are_read() -> None:
@@ -36,8 +36,8 @@ def test_torchruns_variables_are_read() -> None:
         "LOCAL_WORLD_SIZE": "4",
         "TORCHELASTIC_RESTART_COUNT": "2",
     }
-    assert Place.of(environment) == Place(rank=5, world=8, local_rank=1, local_world=4, restarts=2)
-    assert Place.of({"RANK": "1", "WORLD_SIZE": "2"}) == Place(1, 2, 1, 2, 0)
+    assert Placement.of(environment) == Placement(rank=5, world=8, local_rank=1, local_world=4, restarts=2)
+    assert Placement.of({"RANK": "1", "WORLD_SIZE": "2"}) == Placement(1, 2, 1, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -52,23 +52,23 @@ def test_torchruns_variables_are_read() -> None:
 def test_half_an_environment_is_refused(environment: dict[str, str], found: str) -> None:
     """Part of the variables, or one that is no number, is named with what to do; it is no world of one."""
     with pytest.raises(ConfigError, match="unset RANK and WORLD_SIZE") as caught:
-        Place.of(environment)
+        Placement.of(environment)
     assert found in str(caught.value)
 
 
 def test_a_single_process_hosts_the_whole_group() -> None:
     """Alone, a worker hosts all peers whatever peers_per_worker says; by default there are four."""
     for config, peers in ((group(), DEFAULT_PEERS), (group(peers=7), 7), (group(peers=6, peers_per_worker=2), 6)):
-        settled = with_group(config, Place())
+        settled = with_group(config, Placement())
         assert (settled.group.peers, settled.group.peers_per_worker) == (peers, peers)
-        assert hosted(settled, Place()) == tuple(range(peers))
+        assert hosted(settled, Placement()) == tuple(range(peers))
 
 
 def test_under_torchrun_there_is_a_peer_for_each_place() -> None:
     """Without group.peers the processes decide: as many peers as they have room for."""
-    assert with_group(group(), Place(0, 3)).group.peers == 3
-    assert with_group(group(peers_per_worker=2), Place(2, 3)).group.peers == 6
-    assert with_group(group(peers=5, peers_per_worker=2), Place(0, 3)).group.peers == 5
+    assert with_group(group(), Placement(0, 3)).group.peers == 3
+    assert with_group(group(peers_per_worker=2), Placement(2, 3)).group.peers == 6
+    assert with_group(group(peers=5, peers_per_worker=2), Placement(0, 3)).group.peers == 5
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_under_torchrun_there_is_a_peer_for_each_place() -> None:
 def test_too_few_and_too_many_processes_are_refused(values: dict[str, int], world: int, needed: int) -> None:
     """The text says how many processes the peers need, how many there are, and the flag to give."""
     with pytest.raises(ConfigError) as caught:
-        with_group(group(**values), Place(0, world))
+        with_group(group(**values), Placement(0, world))
     per_worker = values.get("peers_per_worker", 1)
     assert str(caught.value) == (
         f"group.peers = {values['peers']} with group.peers_per_worker = {per_worker} needs {needed} processes, and "
@@ -91,15 +91,15 @@ def test_several_processes_cannot_meet_in_one() -> None:
     """exchange.kind = inprocess is refused where there are several workers."""
     config = parse({"group": {"peers": 2}, "exchange": {"kind": "inprocess"}})
     with pytest.raises(ConfigError, match=r"exchange\.kind = 'inprocess'.*there are 2: use collective"):
-        with_group(config, Place(0, 2))
+        with_group(config, Placement(0, 2))
 
 
 def test_settled_groups_are_checked_again() -> None:
     """What contradicts the number of peers is found once that number is known."""
     config = parse({"consensus": {"target": "neighbours", "k": 3}})
-    assert with_group(config, Place()).group.peers == 4
+    assert with_group(config, Placement()).group.peers == 4
     with pytest.raises(ConfigError, match=r"consensus\.k = 3: a peer has only 1 others"):
-        with_group(config, Place(0, 2))
+        with_group(config, Placement(0, 2))
 
 
 @settings(max_examples=60)
@@ -109,8 +109,8 @@ def test_every_peer_has_one_host(peers: int, per_worker: int) -> None:
     world = -(-peers // per_worker)
     if world == 1:
         per_worker = peers
-    config = with_group(group(peers=peers, peers_per_worker=per_worker), Place(0, world))
-    shares = [hosted(config, Place(rank, world)) for rank in range(world)]
+    config = with_group(group(peers=peers, peers_per_worker=per_worker), Placement(0, world))
+    shares = [hosted(config, Placement(rank, world)) for rank in range(world)]
     assert [peer for share in shares for peer in share] == list(range(peers))
     assert {len(share) for share in shares[:-1]} <= {per_worker}
     assert 1 <= len(shares[-1]) <= per_worker
@@ -121,14 +121,14 @@ def test_device_follows_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device_of(parse({}), Place()) == torch.device("cpu")
+    assert device_of(parse({}), Placement()) == torch.device("cpu")
     with pytest.raises(ConfigError, match="device = 'cuda': no GPU is visible"):
-        device_of(parse({"device": "cuda"}), Place())
+        device_of(parse({"device": "cuda"}), Placement())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert device_of(parse({"device": "cpu"}), Place()) == torch.device("cpu")
+    assert device_of(parse({"device": "cpu"}), Placement()) == torch.device("cpu")
     assert chosen == []
-    assert device_of(parse({}), Place(3, 4, 1, 2)) == torch.device("cuda", 1)
+    assert device_of(parse({}), Placement(3, 4, 1, 2)) == torch.device("cuda", 1)
     assert chosen == [torch.device("cuda", 1)]
 
 
@@ -137,8 +137,8 @@ def test_workers_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigError, match=r"4 workers on this host and 2 GPUs.*group\.peers_per_worker = 2"):
-        device_of(group(peers=4), Place(0, 4, 0, 4))
-    assert device_of(parse({"device": "cpu"}), Place(0, 4, 0, 4)) == torch.device("cpu")
+        device_of(group(peers=4), Placement(0, 4, 0, 4))
+    assert device_of(parse({"device": "cpu"}), Placement(0, 4, 0, 4)) == torch.device("cpu")
 
 
 def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,5 +150,5 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_coordinated_worker_keeps_its_packing() -> None:
     """Under a coordinator a worker is alone in its world, and still hosts no more than its own share."""
-    settled = with_group(parse({"exchange": {"kind": "coordinator"}, "group": {"peers_per_worker": 2}}), Place())
+    settled = with_group(parse({"exchange": {"kind": "coordinator"}, "group": {"peers_per_worker": 2}}), Placement())
     assert (settled.group.peers, settled.group.peers_per_worker) == (DEFAULT_PEERS, 2)

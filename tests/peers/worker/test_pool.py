@@ -1,4 +1,4 @@
-"""A crew runs peers side by side, in order, and loses neither results nor errors."""
+"""A pool runs peers side by side, in order, and loses neither results nor errors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from peers.worker.pool import Crew
+from peers.worker.pool import PeerPool
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def _cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A host of four cores; a crew sets the threads of its process, which are put back."""
+    """A host of four cores; a pool sets the threads of its process, which are put back."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     before = torch.get_num_threads()
     yield
@@ -26,9 +26,9 @@ def _cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(params=[1, 4], ids=["one thread", "four threads"])
-def crew(request: pytest.FixtureRequest) -> Iterator[Crew]:
+def pool(request: pytest.FixtureRequest) -> Iterator[PeerPool]:
     """With a thread for all peers, or one for each."""
-    made = Crew(4, CPU, threads=4 // request.param)
+    made = PeerPool(4, CPU, threads=4 // request.param)
     yield made
     made.close()
 
@@ -40,7 +40,7 @@ def test_as_many_peers_compute_at_once_as_there_are_cores_for(
     size: int, threads: int, workers: int, at_once: int
 ) -> None:
     """The host's cores, divided by threads and workers, are used by peers side by side; each has its threads."""
-    crew = Crew(size, CPU, threads, workers)
+    pool = PeerPool(size, CPU, threads, workers)
     began, release = threading.Semaphore(0), threading.Event()
     seen: list[list[int]] = []
 
@@ -49,27 +49,27 @@ def test_as_many_peers_compute_at_once_as_there_are_cores_for(
         release.wait(20)
         return torch.get_num_threads()
 
-    caller = threading.Thread(target=lambda: seen.append(crew.map(work, range(size))))
+    caller = threading.Thread(target=lambda: seen.append(pool.map(work, range(size))))
     caller.start()
     together = [began.acquire(timeout=20) for _ in range(at_once)]
     one_more = began.acquire(timeout=0.05)
     release.set()
     caller.join(20)
-    crew.close()
+    pool.close()
     assert all(together)
     assert not one_more
     assert seen == [[threads] * size]
 
 
-def test_results_come_in_the_order_of_the_peers(crew: Crew) -> None:
+def test_results_come_in_the_order_of_the_peers(pool: PeerPool) -> None:
     """Whoever ends first, the results stand in their places."""
-    assert crew.map(lambda peer: peer * 10, [3, 1, 2, 0]) == [30, 10, 20, 0]
-    assert crew.map(lambda peer: peer, list(range(50))) == list(range(50))
-    assert crew.map(lambda peer: peer, []) == []
+    assert pool.map(lambda peer: peer * 10, [3, 1, 2, 0]) == [30, 10, 20, 0]
+    assert pool.map(lambda peer: peer, list(range(50))) == list(range(50))
+    assert pool.map(lambda peer: peer, []) == []
 
 
-def test_the_first_error_in_order_is_raised(crew: Crew) -> None:
-    """Of several that fail, the first peer's error arrives, as it was, and the crew can go on."""
+def test_the_first_error_in_order_is_raised(pool: PeerPool) -> None:
+    """Of several that fail, the first peer's error arrives, as it was, and the pool can go on."""
 
     def work(peer: int) -> int:
         if peer % 2:
@@ -77,13 +77,13 @@ def test_the_first_error_in_order_is_raised(crew: Crew) -> None:
         return peer
 
     with pytest.raises(ValueError, match=r"^peer 1$"):
-        crew.map(work, [0, 1, 2, 3])
-    assert crew.map(lambda peer: peer + 1, [1, 2]) == [2, 3]
+        pool.map(work, [0, 1, 2, 3])
+    assert pool.map(lambda peer: peer + 1, [1, 2]) == [2, 3]
 
 
 def test_an_error_waits_for_the_others() -> None:
     """It is raised after all have ended: no peer still computes on what the caller then tears down."""
-    crew, raised, release = Crew(2, CPU, 1), threading.Event(), threading.Event()
+    pool, raised, release = PeerPool(2, CPU, 1), threading.Event(), threading.Event()
     ended: list[int] = []
 
     def work(peer: int) -> None:
@@ -97,7 +97,7 @@ def test_an_error_waits_for_the_others() -> None:
 
     def call() -> None:
         try:
-            crew.map(work, [0, 1])
+            pool.map(work, [0, 1])
         except ValueError as exc:
             outcome.append(exc)
 
@@ -108,7 +108,7 @@ def test_an_error_waits_for_the_others() -> None:
     waited = caller.is_alive()
     release.set()
     caller.join(20)
-    crew.close()
+    pool.close()
     assert [str(exc) for exc in outcome] == ["peer 0"]
     assert ended == [1]
     assert waited
@@ -134,23 +134,23 @@ def test_the_faster_way_is_used_and_the_other_one_tried_ever_more_rarely(
             if peer == 0:
                 ways.append(in_thread)
 
-    crew = Crew(2, CPU, 1)
+    pool = PeerPool(2, CPU, 1)
     for _ in range(1000):
-        crew.map(work, [0, 1])
+        pool.map(work, [0, 1])
     tries = [call for call, way in enumerate(ways) if way is slower and call > 1]
     gaps = [after - before for before, after in itertools.pairwise(tries)]
     assert 3 <= len(tries) <= 5
     assert all(after > 1.9 * before for before, after in itertools.pairwise(gaps))
     costs[slower] = 0.0001
     for _ in range(1000):
-        crew.map(work, [0, 1])
-    crew.close()
+        pool.map(work, [0, 1])
+    pool.close()
     assert ways[-1] is slower
 
 
-def test_closing_ends_the_threads(crew: Crew) -> None:
+def test_closing_ends_the_threads(pool: PeerPool) -> None:
     """Nothing is left running, and closing twice is no error."""
-    crew.map(lambda peer: peer, [0, 1])
-    crew.close()
-    crew.close()
+    pool.map(lambda peer: peer, [0, 1])
+    pool.close()
+    pool.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("peer")]

@@ -17,7 +17,7 @@ from peers.config.loading import parse
 from peers.config.schema import Config
 from peers.data.batches import open_data
 from peers.runs.run_folder import RunFolder
-from peers.worker.placement import Place, with_group
+from peers.worker.placement import Placement, with_group
 from peers.worker.process import StopSignal
 from peers.worker.worker import work
 
@@ -46,10 +46,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Run:
                 "device": "cpu",
             }
         ),
-        Place(),
+        Placement(),
     )
     root, before = logging.getLogger(), list(logging.getLogger().handlers)
-    assert work(config, Place(), "refuse", StopSignal()) == 0
+    assert work(config, Placement(), "refuse", StopSignal()) == 0
     for handler in [handler for handler in root.handlers if handler not in before]:
         root.removeHandler(handler)
         handler.close()

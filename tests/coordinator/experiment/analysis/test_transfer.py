@@ -15,7 +15,7 @@ from coordinator.experiment.analysis.transfer import Adapter, Transfer
 from peers.common.errors import ConfigError, DataError
 from peers.config.schema import DataConfig
 from peers.data.batches import Data, open_data
-from peers.probes.evaluator import Judge
+from peers.probes.evaluator import Evaluator
 from tests.coordinator.experiment.analysis.finished import config_of, disturbed, end
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def test_transfer_is_the_judges_protocol_on_other_images(grey: Data, tmp_path: P
     config = config_of(tmp_path)
     end(config, {0: [9], 1: [4, 9]})
     found = Transfer(Past(config), OTHER).result()
-    judge = Judge(config.probe, grey, 3, CPU)
+    judge = Evaluator(config.probe, grey, 3, CPU)
     assert found["data"] == "synthetic"
     assert found["pixels"] == judge.pixels()
     for name, round_ in (("before", 0), ("after", 9)):

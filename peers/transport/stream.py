@@ -1,9 +1,19 @@
-"""The stream of one worker, kept up by a thread of its own: it reconnects, says hello again, and repeats what is open.
+"""The stream of one worker to a coordinator: it carries publications and answers, and it is kept up by a thread.
 
-A publication is under way from `publish` until its answer has come; if the stream breaks meanwhile, or the coordinator
-dies and comes back, it is sent again, the same bytes. The coordinator knows it by its id.
+The way of a publication:
 
-Where they can, publications and their answers go by a `Lane`, which the caller's own thread writes and reads.
+    publish     remembers it as under way, and sends it (`_route`, `_send`): by the lane where there is one, else by the
+                stream; its tensors through shared memory where both are on one host. Without a stream it waits.
+    arrival     waits for the answer: the caller's own thread reads the lane, the stream's thread reads the stream and
+                passes on what came. `_handle` takes the tensors out of shared memory; now nothing is under way.
+    a break     whoever notices closes the lane and the stream. The thread connects again, says hello (`_hello`), and
+                when the coordinator has attached the new stream (`_attached`) sends what is still under way again: the
+                same bytes, with the same id, so that the coordinator can tell it from a second publication.
+    the end     an answer after which nothing comes (EXPELLED, ENDED), or `Lost` when the coordinator stays away for
+                longer than the join window.
+
+Threads: `publish` and `arrival` belong to the caller's; `give_up` and `close` may come from any. `_lock` guards what
+both sides change: what is under way, and by which way it goes.
 """
 
 from __future__ import annotations
@@ -40,11 +50,11 @@ class Lost:
 
 
 Arrival: TypeAlias = Frame | Lost
-_LOOK_AT_LANE = Lost("")
+_READ_THE_LANE = Lost("")
 """Wakes the caller: what it waits for will come by another way."""
 
 
-class Underway(NamedTuple):
+class _Unanswered(NamedTuple):
     """A publication that has no answer yet."""
 
     header: FrameHeader
@@ -52,19 +62,19 @@ class Underway(NamedTuple):
     lent: Lent | None = None
 
 
-class _Leaving(NamedTuple):
+class _Outgoing(NamedTuple):
     """A publication on its way out: its messages, and by what they go."""
 
     messages: list[tuple[Buffer, ...]]
     way: Lane | queue.SimpleQueue[bytes | None]
 
 
-class Link:
-    """The stream of one membership.
+class Stream:
+    """The stream of one membership; see the module for its course.
 
     Args:
         access: where the coordinator is.
-        channel: to it; the owner closes it after the link.
+        channel: to it; the owner closes it after the stream.
         ticket: of the membership.
         room: bytes to share with a coordinator on this host, up and down; None for the stream alone.
     """
@@ -83,12 +93,12 @@ class Link:
         self._segment: Segment | None = None
         self._lane: Lane | None = None
         self._by_lane: Lane | None = None
-        self._said_all = False
+        self._ended = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._outbox: queue.SimpleQueue[bytes | None] | None = None
         self._call: Any = None
-        self._underway: Underway | None = None
+        self._underway: _Unanswered | None = None
         self._begun = False
         self._thread = threading.Thread(target=self._run, name="consensus-stream", daemon=True)
         self._thread.start()
@@ -107,10 +117,10 @@ class Link:
             lent: where they lie, if they do in what was lent.
         """
         with self._lock:
-            self._underway = Underway(header, payload, lent)
-            goes = self._route()
-        if goes is not None:
-            self._send(goes)
+            self._underway = _Unanswered(header, payload, lent)
+            outgoing = self._route()
+        if outgoing is not None:
+            self._send(outgoing)
 
     def arrival(self, timeout: float) -> Arrival:
         """What comes next.
@@ -126,13 +136,13 @@ class Link:
             left, lane = max(0.0, end - time.monotonic()), self._by_lane
             if lane is None:
                 arrival = self._arrivals.get(timeout=left)
-                if arrival is not _LOOK_AT_LANE:
+                if arrival is not _READ_THE_LANE:
                     return arrival
                 continue
             try:
-                frame = self._taken(lane.frame(left), lane)
+                frame = self._handle(lane.frame(left), lane)
                 if frame is not None:
-                    self._said_all = self._said_all or _is_last(frame)
+                    self._ended = self._ended or _is_last(frame)
                     return frame
             except TimeoutError:
                 raise queue.Empty from None
@@ -164,7 +174,7 @@ class Link:
         tries = 0
         while not self._closed.is_set():
             ended, heard = self._stream()
-            if ended or self._said_all or self._closed.is_set():
+            if ended or self._ended or self._closed.is_set():
                 return
             now = time.monotonic()
             down, tries = (now, 0) if heard or down is None else (down, tries + 1)
@@ -198,14 +208,14 @@ class Link:
                 if frame.kind == "attached":
                     self._attached(frame, outbox)
                     continue
-                taken = self._taken(frame)
-                if taken is not None:
-                    self._arrivals.put(taken)
-                    if _is_last(taken):
+                answer = self._handle(frame)
+                if answer is not None:
+                    self._arrivals.put(answer)
+                    if _is_last(answer):
                         return True, heard
             return False, heard
         except grpc.RpcError as exc:
-            return self._judge(exc), heard
+            return self._is_final(exc), heard
         except (FrameError, ValueError) as exc:
             self._arrivals.put(self._no_frame(exc))
             return True, heard
@@ -227,7 +237,7 @@ class Link:
                 self._room = None
         return encode(FrameHeader(attach=attach))
 
-    def _judge(self, error: Any) -> bool:
+    def _is_final(self, error: Any) -> bool:
         """What a broken stream means: whether trying again is pointless."""
         code = error.code()
         if self._closed.is_set():
@@ -242,7 +252,7 @@ class Link:
         logger.info("stream to %s: %s: %s", self._access.address, code, error.details())
         return False
 
-    def _taken(self, frame: Frame, lane: Lane | None = None) -> Frame | None:
+    def _handle(self, frame: Frame, lane: Lane | None = None) -> Frame | None:
         """Handle a frame of the coordinator, from the stream or a lane; what there is of it for the caller."""
         kind = frame.kind
         if kind == "opened":
@@ -264,29 +274,29 @@ class Link:
         return lane is not None and lane is not self._lane
 
     def _attached(self, frame: Frame, outbox: queue.SimpleQueue[bytes | None]) -> None:
-        said = frame.header.attached
+        attached = frame.header.attached
         if self._segment is not None:
             self._segment.unlink()
-            self.shares = said.shared
-            if not said.shared:
-                logger.info("no shared memory with the coordinator: %s", said.note)
+            self.shares = attached.shared
+            if not attached.shared:
+                logger.info("no shared memory with the coordinator: %s", attached.note)
                 self._unshare()
                 self._room = None
-        lane = self._new_lane(said)
+        lane = self._new_lane(attached)
         with self._lock:
             self._outbox, self._lane = outbox, lane
-            goes = self._route()
-        self._send_for_caller(goes)
+            outgoing = self._route()
+        self._send_for_caller(outgoing)
 
-    def _new_lane(self, said: Attached) -> Lane | None:
-        terms = said.key, self._limit, self._heartbeat
+    def _new_lane(self, attached: Attached) -> Lane | None:
+        terms = attached.key, self._limit, self._heartbeat
         try:
-            if self.shares and said.lane:
-                return Lane.on_host(said.lane, *terms)
-            if said.port and not self.shares:
-                return Lane.to_host(self._access, said.port, *terms)
+            if self.shares and attached.lane:
+                return Lane.on_host(attached.lane, *terms)
+            if attached.port and not self.shares:
+                return Lane.to_host(self._access, attached.port, *terms)
         except OSError as exc:
-            where = f"port {said.port} of the coordinator's host" if said.port else "the coordinator's socket"
+            where = f"port {attached.port} of the coordinator's host" if attached.port else "the coordinator's socket"
             logger.info("no lane to %s, the stream carries every frame, more slowly: %s", where, exc)
         return None
 
@@ -302,11 +312,11 @@ class Link:
                 self._underway = self._by_lane = None
                 return frame if first or underway is not None else None
             underway.header.publish.epoch = opened.epoch
-            goes = self._route()
-        self._send_for_caller(goes)
+            outgoing = self._route()
+        self._send_for_caller(outgoing)
         return None
 
-    def _route(self) -> _Leaving | None:
+    def _route(self) -> _Outgoing | None:
         """What is under way, and how it goes; None where nothing is, or no stream stands. The lock is held."""
         underway, outbox = self._underway, self._outbox
         if underway is None or outbox is None:
@@ -321,25 +331,25 @@ class Link:
         if at is not None:
             header.payload, header.shared_at, payload = size, at, ()
         self._by_lane = self._lane
-        return _Leaving(messages(header, payload), self._lane or outbox)
+        return _Outgoing(messages(header, payload), self._lane or outbox)
 
-    def _send_for_caller(self, leaving: _Leaving | None) -> None:
+    def _send_for_caller(self, outgoing: _Outgoing | None) -> None:
         """From the stream's thread: whoever waits for the answer must know where it will come."""
-        if leaving is not None:
-            self._send(leaving)
-            if isinstance(leaving.way, Lane):
-                self._arrivals.put(_LOOK_AT_LANE)
+        if outgoing is not None:
+            self._send(outgoing)
+            if isinstance(outgoing.way, Lane):
+                self._arrivals.put(_READ_THE_LANE)
 
     @staticmethod
-    def _send(leaving: _Leaving) -> None:
+    def _send(outgoing: _Outgoing) -> None:
         """Without the lock: a slow network takes its time, and others may close the lane meanwhile."""
-        way = leaving.way
+        way = outgoing.way
         if not isinstance(way, Lane):
-            for parts in leaving.messages:
+            for parts in outgoing.messages:
                 way.put(b"".join(parts))
             return
         try:
-            for parts in leaving.messages:
+            for parts in outgoing.messages:
                 way.send(parts)
         except OSError as exc:
             logger.info("the lane broke: %s", exc)  # whoever waits for the answer finds out, too, and sees to it
