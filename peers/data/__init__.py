@@ -1,0 +1,1 @@
+"""Data sets, and the batch of each round."""
