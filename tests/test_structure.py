@@ -15,6 +15,27 @@ from tests.conftest import FULL, TIERS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("protos", "peers", "coordinator")
+ROOMS = {
+    "peers": (
+        ("common",),
+        ("transport",),
+        ("config",),
+        ("networks", "data"),
+        ("probes",),
+        ("method",),
+        ("exchange",),
+        ("runs",),
+        ("worker",),
+    ),
+    "coordinator": (
+        ("service", "certificates", "status"),
+        ("launch",),
+        ("experiment",),
+        ("doctor", "replay"),
+        ("cli",),
+    ),
+}
+"""The rooms of a package, from the lowest up: a room imports only itself and rooms below it."""
 FILE_LINES = 400
 BODY_LINES = 50
 
@@ -34,6 +55,15 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             yield node.module.split(".")[0]
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Modules of every import by their full names; of `from package import name`, both."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def test_sizes() -> None:
@@ -59,6 +89,35 @@ def test_imports_point_one_way() -> None:
         for path in (ROOT / package).rglob("*.py"):
             wrong = set(imported(ast.parse(path.read_text()))) & later
             assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_a_room_imports_only_rooms_below_it(package: str) -> None:
+    """So that there is no circle, and a reader knows where to look; imports for type checkers count, too."""
+    order = {room: level for level, rooms in enumerate(ROOMS[package]) for room in rooms}
+    wrong = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        place = path.relative_to(ROOT / package)
+        room = place.parts[0].removesuffix(".py")
+        if room == "__init__" or room not in order:
+            assert room == "__init__", f"{place} is in no room"
+            continue
+        for module in imported_modules(ast.parse(path.read_text())):
+            other = module.split(".")[1] if module.startswith(f"{package}.") else room
+            if other != room and order[other] >= order[room]:
+                wrong.append(f"{package}/{place} imports {module}")
+    assert wrong == []
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    """No two classes of one name in the product: a reader, and a search, find one."""
+    places: dict[str, list[str]] = {}
+    for path in python_files():
+        if path.relative_to(ROOT).parts[0] in PACKAGES:
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 
 def test_top_level_folders() -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from coordinator.logs import set_up
+from coordinator.service.logs import set_up
 from coordinator.service import one_core
 from peers.common.errors import ConfigError, PeersError
 

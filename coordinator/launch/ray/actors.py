@@ -127,7 +127,7 @@ class CoordinatorActor(ProcessActor):
         Args:
             bind: HOST:PORT instead of the configuration's, for one that is started again where it was.
         """
-        from coordinator import logs
+        from coordinator.service import logs
         from coordinator.service.from_config import settings_of
         from coordinator.service.server import attend
         from coordinator.service.store import forget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from coordinator.logs import BURST, Sparing
+from coordinator.service.logs import BURST, Sparing
 
 
 def record(name: str, number: int) -> logging.LogRecord:
