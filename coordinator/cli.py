@@ -11,9 +11,11 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from peers.common.errors import PeersError
+from coordinator import recipes
+from peers.common.errors import ConfigError, PeersError
 
 if TYPE_CHECKING:
     from peers.transport.access import Access
@@ -35,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="coordinator", description="Runs groups of peers that learn by consensus.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_init(commands.add_parser("init", help="write a recipe, ready to launch, into this folder"))
     _add_launch(commands.add_parser("launch", help="start a run, watch it, print its results"))
     _add_experiment(commands.add_parser("experiment", help="compare arms over seeds, with controls and statistics"))
     _add_sweep(commands.add_parser("sweep", help="vary settings over a grid, at random, or by ASHA"))
@@ -51,10 +55,32 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     count = None if required else "?"
-    parser.add_argument("config", metavar="CONFIG", nargs=count, help="YAML configuration, e.g. deploy/local.yaml")
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        nargs=count,
+        type=recipes.find,
+        help="YAML configuration, e.g. deploy/local.yaml, or the name of a recipe, e.g. local",
+    )
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one value, e.g. run.seed=1; repeatable"
     )
+
+
+class _Version(argparse.Action):
+    """Prints the version; reads the package's metadata only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"{parser.prog} {version('peer-consensus')}\n")
+        parser.exit()
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", default="local", help="of the recipe; default: local")
+    parser.add_argument("--list", action="store_true", help="show the recipes instead")
+    parser.set_defaults(run=_init)
 
 
 def _add_launch(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +177,19 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_doctor)
 
 
+def _init(options: argparse.Namespace) -> int:
+    sys.stdout.write(f"{recipes.describe() if options.list else recipes.write(options.name)}\n")
+    return 0
+
+
+def _require_experiment() -> None:
+    """Refuse a command whose packages come with the extra `experiment`, where one of them is missing."""
+    needed = ("jinja2", "matplotlib", "pyarrow", "scipy", "sklearn", "tensorboardX")  # the last comes with ray[tune]
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f'missing: {", ".join(missing)}; pip install "peer-consensus[experiment]"')
+
+
 def _launch(options: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -169,6 +208,7 @@ def _launch(options: argparse.Namespace) -> int:
 
 
 def _experiment(options: argparse.Namespace) -> int:
+    _require_experiment()
     from rich.console import Console
 
     from coordinator.experiment.command import experiment
@@ -178,6 +218,7 @@ def _experiment(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    _require_experiment()
     from rich.console import Console
 
     from coordinator.experiment.sweep.command import sweep
@@ -188,6 +229,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    _require_experiment()
     from rich.console import Console
 
     from coordinator.experiment.report.command import report

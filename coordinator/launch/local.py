@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -65,7 +66,7 @@ def modules(config: Config) -> tuple[str, ...]:
     networks = {config.network_of(peer).name for peer in range(config.group.peers or 1)}
     needed = {
         "peers.exchange.coordinated": config.exchange.elastic,
-        "torch.utils.tensorboard": config.metrics.tensorboard,
+        "torch.utils.tensorboard": config.metrics.tensorboard and find_spec("tensorboard") is not None,
         "peers.networks.torchvision_backbones": not networks <= {"mlp", "convnet"},
         "peers.data.torchvision_sets": config.data.name not in ("digits", "synthetic"),
     }

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from peers.config.schema import DataConfig
-from peers.data.registry import load
 from peers.common.errors import DataError
 from peers.common.seeds import numpy_generator
-from peers.data.image_store import Arrays, Files, Loaded, ImageStore
+from peers.config.schema import DataConfig
+from peers.data.image_store import Arrays, Files, ImageStore, Loaded
+from peers.data.registry import load
 
 Indices = npt.NDArray[np.int64]
 T = TypeVar("T")

@@ -26,8 +26,8 @@ from torchvision import datasets as readers
 from torchvision.datasets.utils import check_integrity
 from torchvision.transforms import functional as transforms
 
-from peers.config.schema import DataConfig
 from peers.common.errors import ConfigError, DataError
+from peers.config.schema import DataConfig
 from peers.data.image_store import Arrays, Files, Loaded
 
 _UNREADABLE = (

@@ -5,8 +5,8 @@
     FOLDER/latest                        link to the newest .json
 
 A checkpoint exists once its JSON does: that is written last, aside and with os.replace, and names the digest of the
-tensors. Generators need no state of their own: each is derived from the seed and the round (peers.common.seeds), so the round
-restores them all.
+tensors. Generators need no state of their own: each is derived from the seed and the round (peers.common.seeds), so the
+round restores them all.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from peers.runs.checkpoint_checks import check_record, check_state
-from peers.config.loading import identity_digest
 from peers.common.errors import CheckpointError
 from peers.common.files import write_atomically
+from peers.config.loading import identity_digest
 from peers.method.peer import Peer
+from peers.runs.checkpoint_checks import check_record, check_state
 
 SCHEMA = 2
 _FIELDS = ("round", "peer", "incarnation", "stepped", "bad_in_a_row", "skips", "optimizer", "tensors_digest", "extra")

@@ -14,8 +14,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor, nn
 
-from peers.config.schema import OptimizerConfig
 from peers.common.errors import CheckpointError, first_problem
+from peers.config.schema import OptimizerConfig
 from peers.method.peer import Peer, make_optimizer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from peers.common.files import write_atomically
 from peers.runs.run_folder import RunFolder, append_line
+
+logger = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -19,15 +22,19 @@ class Recorder:
         folder: of the run.
         peers: ids of the hosted peers.
         first_round: where the run begins or resumes.
-        tensorboard: write events too.
+        tensorboard: write events too; without the package a warning takes their place.
     """
 
     def __init__(self, folder: RunFolder, peers: list[int], first_round: int, tensorboard: bool) -> None:
         self._folder = folder
         self._writers: dict[int, Any] = {}
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and optional
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # slow to import, and optional
+            except ImportError:
+                if 0 in peers:  # one worker says it for the group
+                    logger.warning('no TensorBoard events: pip install "peer-consensus[tensorboard]"')
+                return
             for peer in peers:
                 self._writers[peer] = SummaryWriter(
                     str(folder.tensorboard / f"peer-{peer:03d}"), purge_step=first_round

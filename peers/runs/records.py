@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from peers.exchange.base import receipt_of
-from peers.transport.values import Consensus
-from peers.runs.metrics import Recorder
 from peers.method.peer import Step
 from peers.probes.collapse import deviation, disagreement, effective_rank
+from peers.runs.metrics import Recorder
+from peers.transport.values import Consensus
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from peers.config.schema import Config
-from peers.config.loading import dump
 from peers.common.errors import RunFolderError
 from peers.common.files import write_atomically
+from peers.config.loading import dump
+from peers.config.schema import Config
 
 Existing = Literal["refuse", "resume", "overwrite"]
 LOOK = 0.1

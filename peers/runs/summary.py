@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from peers.config.schema import Config
 from peers.common.errors import first_problem
 from peers.common.files import write_atomically
+from peers.config.schema import Config
 from peers.runs.run_folder import RunFolder, run_name
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets as published
 
+from peers.common.errors import ConfigError, DataError
+from peers.config.schema import DataConfig
 from peers.data import registry as datasets
 from peers.data import torchvision_sets as readers
-from peers.config.schema import DataConfig
 from peers.data.batches import Data, Schedule, Split, batch_digest, open_data
-from peers.common.errors import ConfigError, DataError
 
 CIFAR = "cifar-10-batches-py"
 REAL = os.environ.get("PEERS_DATA", "")

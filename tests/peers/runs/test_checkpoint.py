@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from peers.runs.checkpoint import Checkpoints
-from peers.config.schema import Config
-from peers.config.loading import identity, identity_digest
 from peers.common.errors import CheckpointError, DivergedError
+from peers.config.loading import identity, identity_digest
+from peers.config.schema import Config
 from peers.method.peer import Peer
+from peers.runs.checkpoint import Checkpoints
 from tests.peers.groups import CPU, SHAPE, Group, config_of, one_thread
 
 ROUNDS = 20

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from peers.runs.checkpoint import SCHEMA, Checkpoints
-from peers.config.schema import Config
-from peers.config.loading import identity
 from peers.common.errors import CheckpointError
+from peers.config.loading import identity
+from peers.config.schema import Config
 from peers.method.peer import Peer
+from peers.runs.checkpoint import SCHEMA, Checkpoints
 from tests.peers.groups import CPU, SHAPE, config_of
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {

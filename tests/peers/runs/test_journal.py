@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from peers.common import json_lines as jsonl
 from peers.common.errors import RunFolderError
-from peers.runs.journal import PeerJournal, Life, Skip, Terms, read
+from peers.runs.journal import Life, PeerJournal, Skip, Terms, read
 from peers.runs.run_folder import RunFolder
 
 TERMS = Terms((0, 2), "coordinator", 1)

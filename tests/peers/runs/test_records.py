@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from peers.exchange.base import receipt_of
-from peers.transport.values import Consensus
-from peers.runs.metrics import Recorder, records
 from peers.method.peer import Step
 from peers.probes.collapse import deviation, disagreement, effective_rank
+from peers.runs.metrics import Recorder, records
 from peers.runs.records import AT_LAST, AT_ONCE, Records
 from peers.runs.run_folder import RunFolder
+from peers.transport.values import Consensus
 
 CPU = torch.device("cpu")
 ROUNDS = 100

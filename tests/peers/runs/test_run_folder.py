@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from peers.config.schema import Config
-from peers.config.loading import load, parse
 from peers.common.errors import RunFolderError
 from peers.common.files import write_atomically
+from peers.config.loading import load, parse
+from peers.config.schema import Config
 from peers.runs.run_folder import PeerLock, RunFolder, run_name
 
 ROOT = Path(__file__).parents[3]

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.runs import snapshots
 from peers.common.errors import CheckpointError
+from peers.runs import snapshots
 from peers.runs.run_folder import RunFolder
 
 
