@@ -238,8 +238,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from coordinator.service import logs
-    from coordinator.service import one_core
+    from coordinator.service import logs, one_core
 
     logs.set_up(options.log_level, as_json=options.log_json)  # before gRPC is imported
     one_core()

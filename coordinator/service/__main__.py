@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from coordinator.service.logs import set_up
 from coordinator.service import one_core
+from coordinator.service.logs import set_up
 from peers.common.errors import ConfigError, PeersError
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
