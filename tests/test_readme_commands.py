@@ -90,6 +90,18 @@ def test_a_group_by_hand(folder: Path, start: Start) -> None:
     assert "stopped by `coordinator stop`" in workers[0].output.read_text()
 
 
+def test_recipes_without_a_clone(folder: Path) -> None:
+    """README.md's commands of an installed package: the version, and a recipe to edit that launches."""
+    shutil.rmtree(folder / "deploy")
+    for line, text in {"coordinator --version": "coordinator ", "coordinator init local": "local.yaml"}.items():
+        code, output = run(command(line), folder)
+        assert code == 0, output
+        assert text in output
+    code, output = run(command("coordinator launch local", "--dry-run"), folder)
+    assert code == 0, output
+    assert (folder / "local.yaml").read_bytes() == (ROOT / "deploy/local.yaml").read_bytes()
+
+
 def test_certificates_for_several_hosts(folder: Path) -> None:
     """coordinator/README.md's first step beyond loopback: the files that its text names."""
     code, output = run(command("uv run coordinator certs certs --host node1 --host 10.0.0.5"), folder)
