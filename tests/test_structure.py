@@ -28,7 +28,7 @@ ROOMS = {
         ("worker",),
     ),
     "coordinator": (
-        ("service", "certificates", "status"),
+        ("service", "certificates", "recipes", "status"),
         ("launch",),
         ("experiment",),
         ("doctor", "replay"),
