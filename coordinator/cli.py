@@ -221,7 +221,7 @@ def _sweep(options: argparse.Namespace) -> int:
     _require_experiment()
     from rich.console import Console
 
-    from coordinator.experiment.sweep.command import sweep
+    from coordinator.experiment.command import sweep
 
     return sweep(
         options.config, options.set, overwrite=options.overwrite, console=Console(highlight=False, markup=False)

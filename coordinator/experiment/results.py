@@ -27,7 +27,7 @@ PIXELS = "raw pixels"
 
 
 @dataclass(frozen=True)
-class Results:
+class ExperimentResults:
     """Everything that was found, as values.
 
     Attributes:
@@ -57,7 +57,7 @@ class Results:
     failed: dict[str, str]
 
 
-def collect(experiment: Experiment, failed: Mapping[str, str]) -> Results | None:
+def collect(experiment: Experiment, failed: Mapping[str, str]) -> ExperimentResults | None:
     """The results of all cells that are finished; None where no seed has all its arms.
 
     Args:
@@ -92,7 +92,7 @@ def collect(experiment: Experiment, failed: Mapping[str, str]) -> Results | None
         probe: {arm: statistics.summarize(sample) for arm, sample in samples.items()}
         for probe, samples in values.items()
     }
-    return Results(
+    return ExperimentResults(
         section.name,
         first["split"],
         section.claim,
@@ -107,7 +107,7 @@ def collect(experiment: Experiment, failed: Mapping[str, str]) -> Results | None
     )
 
 
-def write(results: Results, folder: Path) -> None:
+def write(results: ExperimentResults, folder: Path) -> None:
     """Save results.json, all of it, and results.csv, a row for each arm, seed and probe."""
     text = json.dumps(asdict(results), indent=1, ensure_ascii=False)
     write_atomically(folder / "results.json", f"{text}\n".encode())

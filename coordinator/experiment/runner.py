@@ -23,7 +23,7 @@ NVIDIA = Path("/dev/nvidiactl")
 
 
 @dataclass(frozen=True)
-class Course:
+class Progress:
     """How far an experiment is.
 
     Attributes:
@@ -36,9 +36,17 @@ class Course:
     cells: int
     seconds: float | None
 
+    def __str__(self) -> str:
+        """For a terminal."""
+        if self.seconds is None or self.done == self.cells:
+            return f"{self.done}/{self.cells} groups"
+        minutes, rest = divmod(round(self.seconds), 60)
+        duration = f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+        return f"{self.done}/{self.cells} groups, about {duration} to go"
+
 
 @dataclass(frozen=True)
-class Ending:
+class RunnerEnd:
     """How the cells ended.
 
     Attributes:
@@ -69,15 +77,21 @@ def check(cells: Sequence[Cell], section: str) -> None:
             )
 
 
-def run(cells: Sequence[Cell], most: int | None, told: Callable[[Course, str], None]) -> Ending:
+def run(
+    cells: Sequence[Cell],
+    most: int | None,
+    report: Callable[[Progress, str], None],
+    why_stopped: Callable[[Cell], str | None] = lambda cell: None,
+) -> RunnerEnd:
     """Run what is not finished.
 
     Args:
         cells: checked.
         most: groups at a time; see `at_once`.
-        told: called with how far it is and a line for the user, whenever a cell has ended.
+        report: called with how far it is and a line for the user, whenever a cell has ended.
+        why_stopped: asked again and again about each cell under way; a line for the user ends it early.
     """
-    return _Runner(cells, at_once(cells, most), told).run()
+    return _Runner(cells, at_once(cells, most), report, why_stopped).run()
 
 
 def at_once(cells: Sequence[Cell], most: int | None) -> int:
@@ -113,15 +127,22 @@ def _slots(cells: Sequence[Cell], most: int) -> list[Slot]:
 
 
 class _Runner:
-    def __init__(self, cells: Sequence[Cell], most: int, told: Callable[[Course, str], None]) -> None:
-        self.cells, self.most, self.told = cells, most, told
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        most: int,
+        report: Callable[[Progress, str], None],
+        why_stopped: Callable[[Cell], str | None],
+    ) -> None:
+        self.cells, self.report, self.why_stopped = cells, report, why_stopped
         self.waiting = [cell for cell in cells if not cell.finished]
         self.slots = _slots(cells, min(most, max(1, len(self.waiting))))
         self.began: dict[str, float] = {}
         self.failed: dict[str, str] = {}
+        self.stopped: dict[str, str] = {}
         self.spent: list[float] = []
 
-    def run(self) -> Ending:
+    def run(self) -> RunnerEnd:
         with Interrupted().installed() as interrupted:
             try:
                 while self._busy() and interrupted.number is None:
@@ -132,7 +153,7 @@ class _Runner:
                     time.sleep(LOOK)
             finally:
                 self._stop()
-        return Ending(self.failed, interrupted.number)
+        return RunnerEnd(self.failed, interrupted.number)
 
     def _busy(self) -> bool:
         return bool(self.waiting) or any(slot.cell is not None for slot in self.slots)
@@ -144,21 +165,35 @@ class _Runner:
         slot.start(cell)
 
     def _look(self, slot: Slot) -> None:
-        cell, ended = slot.cell, slot.ended()
-        if cell is None or ended is None:
+        cell = slot.cell
+        if cell is None:
             return
-        if ended.code == 0 and cell.finished:
+        ended = slot.ended()
+        if cell.name not in self.stopped:
+            # After `ended`: of a cell that has just ended, everything is read.
+            why = self.why_stopped(cell)
+            if why is not None:
+                self.stopped[cell.name] = why
+                slot.stop()
+        if ended is not None:
+            self._conclude(slot, cell, ended)
+
+    def _conclude(self, slot: Slot, cell: Cell, ended: ProcessExit) -> None:
+        if cell.name in self.stopped:
+            slot.kill()  # it has saved itself; a process that was asked to stop takes no other cell
+            self.report(self._progress(), self.stopped[cell.name])
+        elif ended.code == 0 and cell.finished:
             self.spent.append(time.monotonic() - self.began[cell.name])
-            self.told(self._course(), f"{cell.name} is done")
+            self.report(self._progress(), f"{cell.name} is done")
         else:
             why = ended if ended.code else ProcessExit(ended.code, ended.why or "without a result")
             self.failed[cell.name] = failure(cell.name, why, slot.log)
-            self.told(self._course(), self.failed[cell.name])
+            self.report(self._progress(), self.failed[cell.name])
 
-    def _course(self) -> Course:
+    def _progress(self) -> Progress:
         left = len(self.waiting) + sum(slot.cell is not None for slot in self.slots)
         seconds = sum(self.spent) / len(self.spent) * left / len(self.slots) if self.spent and left else None
-        return Course(len(self.cells) - left - len(self.failed), len(self.cells), seconds)
+        return Progress(len(self.cells) - left - len(self.failed), len(self.cells), seconds)
 
     def _stop(self) -> None:
         """Let all save themselves: the next start goes on from there."""

@@ -1,4 +1,4 @@
-"""An experiment in a terminal: its progress, its tables, and the claim's verdict in sentences."""
+"""An experiment in a terminal: its tables, and the claim's verdict in sentences."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from coordinator.experiment.power import ALPHA
-from coordinator.experiment.results import BEFORE, PIXELS, Results
-from coordinator.experiment.runner import Course
+from coordinator.experiment.results import BEFORE, PIXELS, ExperimentResults
 from coordinator.experiment.statistics import Comparison, Summary, sentence
 from peers.runs.summary import SELECTIONS, TITLES
 
 
-def progress(course: Course, text: str) -> str:
-    """How far it is, in a line."""
-    left = course.cells - course.done
-    to_go = f", about {_duration(course.seconds)} to go" if course.seconds is not None and left else ""
-    return f"{course.done}/{course.cells} groups{to_go}: {text}"
-
-
-def tables(results: Results) -> Iterator[Table]:
+def tables(results: ExperimentResults) -> Iterator[Table]:
     """A table for each probe: every arm's accuracy and gain over the random network."""
     for probe, arms in results.arms.items():
         n = len(results.seeds)
@@ -37,7 +29,7 @@ def tables(results: Results) -> Iterator[Table]:
         yield table
 
 
-def verdict(results: Results) -> Iterator[str]:
+def verdict(results: ExperimentResults) -> Iterator[str]:
     """What the numbers say of the claim, a sentence for each comparison; the first is of the claim itself."""
     for probe, gains in results.gains.items():
         gain, others = gains[results.claim], results.comparisons[probe]
@@ -74,8 +66,3 @@ def _p(comparison: Comparison) -> str:
     if comparison.corrected is None:
         return ""
     return "< 0.001" if comparison.corrected < 0.001 else f"{comparison.corrected:.3f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

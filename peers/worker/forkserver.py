@@ -145,7 +145,7 @@ def become(request: Request) -> None:
     setproctitle(" ".join(["python", "-m", *sys.argv]))
 
 
-class Ending:
+class ImmediateExit:
     """Ends this process once its threads have ended and what it has to do at exit is done.
 
     Not as the interpreter would: that takes apart all that was imported, which costs a fork a copy of every page that
@@ -169,7 +169,7 @@ class Ending:
 
 def main() -> int:
     """Be the server, and in its forks the workers."""
-    ending = Ending()
+    exit_ = ImmediateExit()
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever an import prints is no answer
     for name in (*MODULES, *sys.argv[1:]):
@@ -183,7 +183,7 @@ def main() -> int:
         become(request)
         worker: Any = importlib.import_module(MAIN)
         code = worker.main(request.arguments)
-    ending.code = code
+    exit_.code = code
     return code
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from coordinator.experiment.report.words import general
-from coordinator.experiment.results import Results
+from coordinator.experiment.results import ExperimentResults
 from coordinator.experiment.statistics import Summary, summarize
 from peers.common.errors import RunFolderError
 from peers.config import loading as configfile
@@ -78,7 +78,7 @@ class ExperimentFolder:
 
     key: str
     place: str
-    results: Results
+    results: ExperimentResults
     cells: tuple[CellFolder, ...]
 
     @property
@@ -245,7 +245,7 @@ def load(folders: Sequence[Path]) -> Sources:
     return Sources(tuple(experiments), tuple(sweeps), tuple(recipes))
 
 
-def results_of(folder: Path) -> Results:
+def results_of(folder: Path) -> ExperimentResults:
     """What an experiment found, as `results.write` saved it.
 
     Raises:
@@ -253,7 +253,7 @@ def results_of(folder: Path) -> Results:
     """
     path = folder / "results.json"
     try:
-        return TypeAdapter(Results).validate_python(_object(path))
+        return TypeAdapter(ExperimentResults).validate_python(_object(path))
     except ValidationError as exc:
         first = exc.errors()[0]
         wrong = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

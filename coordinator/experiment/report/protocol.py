@@ -9,7 +9,7 @@ from coordinator.experiment.report.load import ExperimentFolder, SweepFolder
 from coordinator.experiment.report.render import ReportPart, ReportSection, render
 from coordinator.experiment.report.settings import changes
 from coordinator.experiment.report.words import general, scrub
-from coordinator.experiment.results import Results
+from coordinator.experiment.results import ExperimentResults
 from coordinator.experiment.statistics import FEWEST_SEEDS, RESAMPLES
 from peers.config.loading import DEFAULT_ROUNDS
 from peers.config.schema import Config, DataConfig
@@ -94,7 +94,7 @@ def _differences(experiment: ExperimentFolder, arm: str, base: Config) -> str | 
     return differs or "no difference in configuration"
 
 
-def _tests(results: Results) -> int:
+def _tests(results: ExperimentResults) -> int:
     """How many tests are one family."""
     probes = (*results.gains.values(), *results.comparisons.values())
     return sum(comparison.p is not None for comparisons in probes for comparison in comparisons.values())

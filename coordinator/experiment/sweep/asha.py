@@ -1,67 +1,44 @@
-"""ASHA: poor points are stopped early. Ray Tune's scheduler decides, from the live k-NN of groups under way.
+"""ASHA: poor points are stopped early, by the live k-NN of groups under way; Optuna's pruner decides.
 
-A trial is one point with the first of the sweep's seeds: who is stopped is decided on one group, as is the practice.
-The points that have finished are then run with the other seeds, too, and ranked over all of them. At each look ASHA
-compares a point with all that have come as far before it: the first to come always goes on, and who is stopped depends
-on how fast the points are. What was stopped stays so, by a mark in its folder; when a sweep is started again, ASHA is
-shown what it has seen before.
-
-Tune runs on a Ray cluster that is started here for it, or on `launcher.ray.address`: then this machine must belong to
-the cluster, and all its nodes must see the sweep's folder by the same path. Tune's own record is in SWEEP/tune.
+The first of the sweep's seeds decides who is stopped, as is the practice. The points that have finished are then run
+with the other seeds, too, and ranked over all of them. At each look a point is compared with all that have come as far
+before it: the first to come always goes on, and who is stopped depends on how fast the points are. What was stopped
+stays so, by a mark in its folder. When a sweep is started again, the pruner is shown what was seen before.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from types import ModuleType
+from collections.abc import Callable
+
+import optuna
 
 from coordinator.experiment import runner
-from coordinator.experiment.runner import Course, Ending
+from coordinator.experiment.runner import Progress, RunnerEnd
 from coordinator.experiment.runs import Cell
 from coordinator.experiment.sweep.live import Live, Seen, mark_stopped, stopped
 from coordinator.experiment.sweep.plan import Sweep, looks, rounds_of
-from coordinator.launch.base import Interrupted
-from coordinator.launch.ray import launcher as cluster
-from peers.runs.run_folder import PeerLock
-
-PATIENCE = 15.0
-"""Seconds that the workers of a sweep that was just killed have to be gone."""
-SETTINGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the old one heeds `verbose=0`
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard of Tune's own beside the runs
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "60",  # a trial that does not end is killed in so many seconds, not in 600
-}
 
 
-def run(sweep: Sweep, told: Callable[[Course, str], None]) -> Ending:
+def run(sweep: Sweep, report: Callable[[Progress, str], None]) -> RunnerEnd:
     """Run what is neither finished nor stopped: the first seed under ASHA, then the other seeds of all finishers.
 
     Args:
         sweep: checked.
-        told: called with how far it is and a line for the user, whenever a group has ended.
+        report: called with how far it is and a line for the user, whenever a group has ended.
 
     Raises:
-        ConfigError: there is no cluster where the configuration says.
         RunFolderError: another process hosts a group.
     """
-    waiting = [cell for cell in sweep.first if not cell.finished and stopped(cell.folder) is None]
-    ending = _search(sweep, waiting, told) if waiting else Ending({}, None)
-    if ending.signal is not None:
-        return ending
-    finishers = {cell.arm for cell in sweep.first if cell.finished and stopped(cell.folder) is None}
+    kept = [cell for cell in sweep.first if stopped(cell.folder) is None]
+    first = RunnerEnd({}, None)
+    if not all(cell.finished for cell in kept):
+        first = runner.run(kept, sweep.section.parallel, report, Pruning(sweep).why_stopped)
+    finishers = {cell.arm for cell in kept if cell.finished and stopped(cell.folder) is None}
     rest = [cell for cell in sweep.cells if cell.arm in finishers]
-    if all(cell.finished for cell in rest):
-        return ending
-    second = runner.run(rest, sweep.section.parallel, told)
-    return Ending({**ending.failed, **second.failed}, second.signal)
-
-
-def slots(sweep: Sweep) -> int:
-    """Groups at a time."""
-    return runner.at_once(sweep.cells, sweep.section.parallel)
+    if first.signal is not None or all(cell.finished for cell in rest):
+        return first
+    second = runner.run(rest, sweep.section.parallel, report)
+    return RunnerEnd({**first.failed, **second.failed}, second.signal)
 
 
 def all_looks(sweep: Sweep) -> list[int]:
@@ -69,89 +46,55 @@ def all_looks(sweep: Sweep) -> list[int]:
     return sorted({at for cell in sweep.first for at in looks(sweep.section, rounds_of(cell.config))})
 
 
-class Points:
-    """What has become of the points; Tune's scheduler reports here.
+class Pruning:
+    """Asynchronous successive halving over the first seed of a sweep.
 
     Args:
-        sweep: whose first seed is run.
-        waiting: cells that are run.
-        told: see `run`.
-
-    Attributes:
-        failed: {cell: what became of it}.
+        sweep: whose points are compared. Those that are finished or stopped already are compared at once.
     """
 
-    def __init__(self, sweep: Sweep, waiting: list[Cell], told: Callable[[Course, str], None]) -> None:
-        self.failed: dict[str, str] = {}
-        self._cells = {cell.arm: cell for cell in waiting}
-        self._total, self._left = len(sweep.first), len(waiting)
-        self._told = told
-        self._began = time.monotonic()
+    def __init__(self, sweep: Sweep) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        asha = sweep.section.asha
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=asha.grace, reduction_factor=asha.factor)
+        self._section = sweep.section
+        self._study = optuna.create_study(direction="maximize", pruner=pruner)
+        self._trials: dict[str, optuna.Trial] = {}
+        self._live: dict[str, Live] = {}
+        self._newest: dict[str, int] = {}
+        for cell in sweep.first:
+            mark = stopped(cell.folder)
+            if cell.finished or mark is not None:
+                for seen in self._new_looks(cell):
+                    if mark is None or seen.rounds <= mark.rounds:
+                        self._is_poor(cell, seen)
 
-    def stopped(self, point: str, seen: Seen) -> None:
-        """ASHA has stopped a point."""
-        cell = self._cells[point]
-        mark_stopped(cell.folder, seen)
-        self._tell(f"{cell.name} is stopped at round {seen.rounds}: live k-NN gain {seen.gain:+.1f} points")
+    def why_stopped(self, cell: Cell) -> str | None:
+        """Look at a group under way: a line for the user once it is to be stopped, and marked so; None if it goes on.
 
-    def ended(self, point: str, state: str, why: str) -> None:
-        """A point's group has ended by itself."""
-        cell = self._cells[point]
-        if state == "failed":
-            self.failed[cell.name] = why
-        self._tell(why or f"{cell.name} is done")
+        Args:
+            cell: of the first seed.
+        """
+        for seen in self._new_looks(cell):
+            if self._is_poor(cell, seen):
+                mark_stopped(cell.folder, seen)
+                return f"{cell.name} is stopped at round {seen.rounds}: live k-NN gain {seen.gain:+.1f} points"
+        return None
 
-    def lost(self, point: str) -> None:
-        """A point's trial is gone, with its node or killed."""
-        self.ended(point, "failed", f"{self._cells[point].name} was lost with its trial; the same command continues it")
+    def _new_looks(self, cell: Cell) -> list[Seen]:
+        """What has come at the rounds of a look since the last call, in order."""
+        live = self._live.setdefault(cell.name, Live(cell.folder.metrics, cell.config.group.peers or 0))
+        at = looks(self._section, rounds_of(cell.config))
+        # A resumed run trims its file, which is then read again from the start: an old look does not count twice.
+        new = [seen for seen in live.poll() if seen.rounds in at and seen.rounds > self._newest.get(cell.name, 0)]
+        if new:
+            self._newest[cell.name] = new[-1].rounds
+        return new
 
-    def _tell(self, text: str) -> None:
-        self._left -= 1
-        ended = len(self._cells) - self._left
-        seconds = (time.monotonic() - self._began) / ended * self._left if self._left else None
-        self._told(Course(self._total - self._left - len(self.failed), self._total, seconds), text)
-
-
-def seen_before(sweep: Sweep) -> Iterator[tuple[str, list[Seen]]]:
-    """Of each point that is finished or stopped, what ASHA has seen of it, in order."""
-    for cell in sweep.first:
-        mark = stopped(cell.folder)
-        if not cell.finished and mark is None:
-            continue
-        at = looks(sweep.section, rounds_of(cell.config))
-        seen = [one for one in Live(cell.folder.metrics, cell.config.group.peers or 0).poll() if one.rounds in at]
-        yield cell.arm, [one for one in seen if mark is None or one.rounds <= mark.rounds]
-
-
-def _search(sweep: Sweep, waiting: list[Cell], told: Callable[[Course, str], None]) -> Ending:
-    for cell in waiting:
-        _prepare(cell)
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    ray = cluster.library()
-    with Interrupted().installed() as interrupted, ExitStack() as signals, _connected(ray, sweep):
-        from coordinator.experiment.sweep.tuning import search  # imports Ray Tune
-
-        points = Points(sweep, waiting, told)
-        search(sweep, waiting, points, interrupted, signals)
-    return Ending(points.failed, interrupted.number)
-
-
-def _prepare(cell: Cell) -> None:
-    """Make the folder of a cell, once no worker of a sweep that was killed writes there."""
-    for place in sorted(cell.folder.path.glob("checkpoints/peer-*")):
-        PeerLock(cell.folder, int(place.name.removeprefix("peer-")), PATIENCE).release()
-    cell.folder.prepare(cell.config, "resume" if cell.folder.config.is_file() else "refuse")
-
-
-@contextmanager
-def _connected(ray: ModuleType, sweep: Sweep) -> Iterator[None]:
-    """A cluster to search on: the one that is asked for, or one of this machine, for as long as it takes."""
-    asked = sweep.first[0].config.launcher.ray
-    # A CPU of Ray's own cluster stands for a group: as many are under way as `parallel` allows.
-    options = {"runtime_env": cluster.environment(asked)} if asked.address else {"num_cpus": slots(sweep)}
-    cluster.connect(ray, asked.address, options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    def _is_poor(self, cell: Cell, seen: Seen) -> bool:
+        """Whether the pruner stops a cell for a look."""
+        if cell.name not in self._trials:
+            self._trials[cell.name] = self._study.ask()
+        trial = self._trials[cell.name]
+        trial.report(seen.gain, seen.rounds)
+        return trial.should_prune()

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from coordinator.experiment.sweep.results import Found
+from coordinator.experiment.sweep.results import SweepResults
 from peers.common.files import write_atomically
 
 NAMES = ("sweep.json", "results.csv", "results.parquet")
@@ -34,10 +34,10 @@ _AFTER = (
 """Columns after those of the axes."""
 
 
-def write(found: Found) -> None:
+def write(results: SweepResults) -> None:
     """Save the results in the sweep's folder."""
-    folder, rows = found.sweep.folder, table(found)
-    text = json.dumps(described(found), indent=1, ensure_ascii=False)
+    folder, rows = results.sweep.folder, table(results)
+    text = json.dumps(described(results), indent=1, ensure_ascii=False)
     write_atomically(folder / "sweep.json", f"{text}\n".encode())
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
@@ -49,36 +49,36 @@ def write(found: Found) -> None:
     write_atomically(folder / "results.parquet", packed.getvalue())
 
 
-def described(found: Found) -> dict[str, Any]:
+def described(results: SweepResults) -> dict[str, Any]:
     """What sweep.json says."""
-    section = found.sweep.section
+    section = results.sweep.section
     return {
         "schema": SCHEMA,
         "name": section.name,
         "method": section.method,
-        "split": found.sweep.split,
+        "split": results.sweep.split,
         "seeds": list(section.seeds),
         "metric": section.metric,
-        "space": {axis.key: axis.plain() for axis in found.sweep.axes},
+        "space": {axis.key: axis.plain() for axis in results.sweep.axes},
         "points": [
             {"name": one.point.name, "values": one.point.values, "state": one.state, "why": one.why}
-            for one in found.outcomes
+            for one in results.outcomes
         ],
-        "versions": dict(found.versions),
+        "versions": dict(results.versions),
     }
 
 
-def table(found: Found) -> pyarrow.Table:
+def table(results: SweepResults) -> pyarrow.Table:
     """All rows, with a column for each axis."""
     columns = {
-        "point": pyarrow.array([row.point for row in found.rows], pyarrow.string()),
-        "seed": pyarrow.array([row.seed for row in found.rows], pyarrow.int64()),
-        "state": pyarrow.array([row.state for row in found.rows], pyarrow.string()),
+        "point": pyarrow.array([row.point for row in results.rows], pyarrow.string()),
+        "seed": pyarrow.array([row.seed for row in results.rows], pyarrow.int64()),
+        "state": pyarrow.array([row.state for row in results.rows], pyarrow.string()),
     }
-    for axis in found.sweep.axes:
-        columns[axis.key] = _column([row.values[axis.key] for row in found.rows])
+    for axis in results.sweep.axes:
+        columns[axis.key] = _column([row.values[axis.key] for row in results.rows])
     for name, kind in _AFTER:
-        columns[name] = pyarrow.array([getattr(row, name) for row in found.rows], kind)
+        columns[name] = pyarrow.array([getattr(row, name) for row in results.rows], kind)
     return pyarrow.table(columns)
 
 

@@ -116,7 +116,7 @@ def _contradictions(section: SweepSection, config: Config) -> Iterator[str]:
     elif grace % every:
         yield f"probe.every = {every}: must divide sweep.asha.grace = {grace}, the rounds of ASHA's first look"
     address = config.launcher.ray.address
-    if address is not None and address.startswith("ray://"):
-        yield f"launcher.ray.address = {address!r}: ASHA runs on a machine of the cluster; use auto, or HOST:PORT there"
+    if address is not None and config.launcher.kind == "local":
+        yield f"launcher.ray.address = {address!r}: groups run where launcher.kind says; set launcher.kind = ray"
     if grace >= rounds:
         yield f"sweep.asha.grace = {grace}: the first look must come before the end, run.rounds = {rounds}"

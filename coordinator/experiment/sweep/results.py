@@ -23,7 +23,7 @@ from peers.runs import metrics
 
 State: TypeAlias = Literal["finished", "stopped", "failed"]
 
-VERSIONS = ("peer-consensus", "torch", "numpy", "ray")
+VERSIONS = ("peer-consensus", "torch", "numpy", "optuna", "ray")
 """Distributions whose versions are kept with the results."""
 _LOGGED = re.compile(r"^\S+ \S+ [A-Z]+ worker \d+: ")
 
@@ -64,7 +64,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PointResult:
     """What became of a point.
 
     Attributes:
@@ -81,8 +81,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Everything that was found.
+class SweepResults:
+    """Everything that was results.
 
     Attributes:
         sweep: whose.
@@ -92,12 +92,12 @@ class Found:
     """
 
     sweep: Sweep
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[PointResult, ...]
     rows: tuple[Row, ...]
     versions: Mapping[str, str]
 
 
-def collect(sweep: Sweep, failed: Mapping[str, str]) -> Found:
+def collect(sweep: Sweep, failed: Mapping[str, str]) -> SweepResults:
     """The results of all cells.
 
     Args:
@@ -114,17 +114,17 @@ def collect(sweep: Sweep, failed: Mapping[str, str]) -> Found:
         outcomes.append(outcome)
         rows += own
     versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}}
-    return Found(sweep, tuple(outcomes), tuple(rows), versions)
+    return SweepResults(sweep, tuple(outcomes), tuple(rows), versions)
 
 
-def ranked(found: Found) -> list[Outcome]:
+def ranked(results: SweepResults) -> list[PointResult]:
     """The finished points, the one with the highest mean gain of the sweep's metric first; of equals, the earlier."""
-    metric = found.sweep.section.metric
-    finished = [outcome for outcome in found.outcomes if outcome.state == "finished"]
+    metric = results.sweep.section.metric
+    finished = [outcome for outcome in results.outcomes if outcome.state == "finished"]
     return sorted(finished, key=lambda outcome: -statistics.fmean(outcome.gains[metric]))
 
 
-def _point(point: Point, cells: list[Cell], failed: Mapping[str, str]) -> tuple[Outcome, list[Row]]:
+def _point(point: Point, cells: list[Cell], failed: Mapping[str, str]) -> tuple[PointResult, list[Row]]:
     marks = [stopped(cell.folder) for cell in cells]
     rows: list[Row] = []
     states: list[State] = []
@@ -135,18 +135,18 @@ def _point(point: Point, cells: list[Cell], failed: Mapping[str, str]) -> tuple[
         rows += _rows(point, cell, state, mark)
     if seen is not None:
         why = f"by ASHA at round {seen.rounds}, live k-NN gain {seen.gain:+.1f} points"
-        return Outcome(point, "stopped", why), rows
+        return PointResult(point, "stopped", why), rows
     if "failed" in states:
         texts = [failed[cell.name].removeprefix(f"{point.name} ") for cell in cells if cell.name in failed]
-        return Outcome(point, "failed", "; ".join(map(_brief, texts)) or "not run"), rows
+        return PointResult(point, "failed", "; ".join(map(_brief, texts)) or "not run"), rows
     gains: dict[str, list[float]] = {}
     for row in rows:
         gains.setdefault(row.probe, []).extend([] if row.gain is None else [row.gain])
-    return Outcome(point, "finished", "", gains), rows
+    return PointResult(point, "finished", "", gains), rows
 
 
 def _rows(point: Point, cell: Cell, state: State, mark: Seen | None) -> list[Row]:
-    known = _course(cell, None if mark is None else mark.rounds)
+    known = _last_metrics(cell, None if mark is None else mark.rounds)
     probes = ("knn", "linear") if cell.config.probe.linear else ("knn",)
     if state != "finished":
         return [Row(point.name, cell.seed, state, point.values, probe, **known) for probe in probes]
@@ -170,7 +170,7 @@ def _rows(point: Point, cell: Cell, state: State, mark: Seen | None) -> list[Row
     ]
 
 
-def _course(cell: Cell, rounds: int | None) -> dict[str, Any]:
+def _last_metrics(cell: Cell, rounds: int | None) -> dict[str, Any]:
     """What a group wrote down, up to a round: the newest signs of collapse, and how far it came."""
     if not cell.folder.metrics.is_file():
         return {}

@@ -11,7 +11,7 @@ from scipy import stats
 
 from coordinator.experiment import matrix, results, statistics
 from coordinator.experiment.matrix import Experiment
-from coordinator.experiment.results import Results
+from coordinator.experiment.results import ExperimentResults
 from coordinator.experiment.show import verdict
 
 EXPERIMENTS = 200
@@ -27,7 +27,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> list[Results]:
+def simulated(tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> list[ExperimentResults]:
     """Experiments of all arms over five seeds whose groups differ by chance alone, collected from their summaries."""
     folder = tmp_path_factory.mktemp("null")
     patch.setattr(statistics, "_bootstrap", lambda _, centre, __: (centre, centre))  # slow, and no p-value rests on it
@@ -64,7 +64,7 @@ def within(found: int, of: int, rate: float) -> bool:
     return bool(low <= found <= high)
 
 
-def test_a_single_test_errs_as_often_as_it_says(simulated: list[Results]) -> None:
+def test_a_single_test_errs_as_often_as_it_says(simulated: list[ExperimentResults]) -> None:
     """Uncorrected p below 0.05: 5 % of all comparisons; each experiment counts once for each of them."""
     for probe in ("knn", "linear"):
         for arm in simulated[0].gains[probe]:
@@ -72,7 +72,7 @@ def test_a_single_test_errs_as_often_as_it_says(simulated: list[Results]) -> Non
             assert within(sum(p is not None and p < ALPHA for p in ps), EXPERIMENTS, ALPHA), (probe, arm)
 
 
-def test_a_whole_experiment_errs_no_more_often_than_a_single_test(simulated: list[Results]) -> None:
+def test_a_whole_experiment_errs_no_more_often_than_a_single_test(simulated: list[ExperimentResults]) -> None:
     """Any corrected p below 0.05: at most 5 % of the experiments, without correction a third and more."""
     corrected, uncorrected = 0, 0
     for result in simulated:
@@ -89,7 +89,7 @@ def test_a_whole_experiment_errs_no_more_often_than_a_single_test(simulated: lis
     assert uncorrected > 0.2 * EXPERIMENTS
 
 
-def test_the_verdict_claims_nothing(simulated: list[Results]) -> None:
+def test_the_verdict_claims_nothing(simulated: list[ExperimentResults]) -> None:
     """In words: `beats the random network` in no more experiments than one test in twenty would be wrong."""
     wrong = sum(any("consensus beats the random network" in line for line in verdict(result)) for result in simulated)
     assert wrong <= stats.binom.ppf(0.9999, EXPERIMENTS, ALPHA)

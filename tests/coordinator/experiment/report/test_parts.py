@@ -15,7 +15,7 @@ from coordinator import cli
 from coordinator.experiment import matrix
 from coordinator.experiment.report import command, load, palette, settings, words
 from coordinator.experiment.report.curve import MOST, of_records, over_groups, thinned
-from coordinator.experiment.results import Results
+from coordinator.experiment.results import ExperimentResults
 from peers.common.errors import RunFolderError
 from peers.config.loading import dump
 from tests.coordinator.experiment.report import made
@@ -36,7 +36,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_results_come_back_as_they_were(folder: Path) -> None:
     """Dataclasses with tuples, not dicts with lists."""
     results = load.results_of(folder)
-    assert isinstance(results, Results)
+    assert isinstance(results, ExperimentResults)
     gain = results.gains["knn"]["consensus"]
     assert isinstance(gain.t_interval, tuple)
     assert results.seeds == (0, 1, 2, 3, 4)

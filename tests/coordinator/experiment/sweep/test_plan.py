@@ -77,7 +77,7 @@ ASHA = "sweep: {method: asha, samples: 2, space: {data.batch: [32, 64]}}\n"
         (f"{ASHA}probe: {{every: 3}}", "probe.every = 3: must divide sweep.asha.grace = 20"),
         (f"{ASHA}run: {{rounds: 20}}", "sweep.asha.grace = 20: the first look must come before the end, run.rou"),
         (f"{ASHA}run: {{epochs: 2}}", "run.epochs = 2.0: ASHA counts in rounds; give run.rounds"),
-        (f"{ASHA}launcher: {{ray: {{address: 'ray://head:10001'}}}}", "'ray://head:10001': ASHA runs on a machine of"),
+        (f"{ASHA}launcher: {{ray: {{address: 'ray://head:10001'}}}}", "'ray://head:10001': groups run where laun"),
         ("sweep: {asha: {factor: 1}}", "sweep.asha.factor = 1: "),
     ],
 )  # fmt: skip

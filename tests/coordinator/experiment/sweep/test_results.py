@@ -12,9 +12,9 @@ import pyarrow.parquet
 import pytest
 from rich.console import Console
 
+from coordinator.experiment.command import print_table
 from coordinator.experiment.runs import Cell
 from coordinator.experiment.sweep import files, results, show
-from coordinator.experiment.sweep.command import print_table
 from coordinator.experiment.sweep.live import Live, Seen, mark_stopped, stopped
 from coordinator.experiment.sweep.plan import Sweep, load
 from peers.runs.run_folder import append_line

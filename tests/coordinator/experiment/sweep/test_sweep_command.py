@@ -125,7 +125,7 @@ def below(running: Running) -> set[psutil.Process]:
 def test_asha_stops_a_poor_point_even_after_a_break(start: Start, tmp_path: Path) -> None:
     """Interrupted after the first point, started again: that one is not run again, yet the second is judged by it.
 
-    It is stopped early, and its worker and all processes of Ray are gone.
+    It is stopped early, and all its processes are gone.
     """
     (tmp_path / "tiny.yaml").write_text(ASHA)
     folder = tmp_path / "runs" / "tiny"
@@ -142,7 +142,7 @@ def test_asha_stops_a_poor_point_even_after_a_break(start: Start, tmp_path: Path
     running, started, workers = start(COMMAND, name="second"), set(), set()
     while running.process.poll() is None and not (folder / "sweep.json").exists():
         started |= below(running)
-        workers |= {process for process in started - workers if "peers.worker" in _command(process)}
+        workers |= {process for process in started - workers if "coordinator.experiment.pack" in _command(process)}
         time.sleep(0.2)
     code, output = running.wait()
     assert code == 0, output
