@@ -184,7 +184,7 @@ def _init(options: argparse.Namespace) -> int:
 
 def _require_experiment() -> None:
     """Refuse a command whose packages come with the extra `experiment`, where one of them is missing."""
-    needed = ("jinja2", "matplotlib", "pyarrow", "scipy", "sklearn", "tensorboardX")  # the last comes with ray[tune]
+    needed = ("jinja2", "matplotlib", "optuna", "pyarrow", "scipy", "sklearn")
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ConfigError(f'missing: {", ".join(missing)}; pip install "peer-consensus[experiment]"')

@@ -142,7 +142,9 @@ def test_asha_stops_a_poor_point_even_after_a_break(start: Start, tmp_path: Path
     running, started, workers = start(COMMAND, name="second"), set(), set()
     while running.process.poll() is None and not (folder / "sweep.json").exists():
         started |= below(running)
-        workers |= {process for process in started - workers if "coordinator.experiment.pack" in _command(process)}
+        workers |= {
+            process for process in started - workers if "coordinator.experiment.pack" in " ".join(_command(process))
+        }
         time.sleep(0.2)
     code, output = running.wait()
     assert code == 0, output
