@@ -84,6 +84,7 @@ FULL = (
     "coordinator/launch/test_ray_cluster.py::test_a_killed_actor_and_a_lost_node_do_not_end_the_run",
     "peers/method/test_peer.py::test_a_compiled_peer_learns_the_same_and_is_probed_and_saved_as_any_other",
     "coordinator/experiment/sweep/test_sweep_command.py::test_asha_stops_a_poor_point_even_after_a_break",
+    "coordinator/experiment/sweep/test_sweep_command.py::test_stopped_anywhere_it_ends_with_the_same_bytes",
     "coordinator/experiment/test_command.py::test_a_process_that_dies_takes_one_group_with_it",
     "coordinator/experiment/test_null.py::test_a_single_test_errs_as_often_as_it_says",
     "coordinator/launch/test_forked.py::test_a_launch_outlives_what_it_forks_from",
@@ -93,6 +94,7 @@ FULL = (
     "coordinator/launch/test_slurm_jobs.py::test_a_cancelled_job_leaves_nothing[collective]",
     "coordinator/launch/test_slurm_jobs.py::test_a_job_goes_on_alone_is_followed_again_and_queued_again",
     "coordinator/launch/test_slurm_jobs.py::test_a_job_that_is_preempted_goes_on_when_there_is_room_again",
+    "coordinator/replay/test_elastic_replay.py",
     "coordinator/test_launch.py::test_through_a_coordinator_the_run_is_the_same",
     "deploy/test_slurm_scripts.py::test_a_preempted_job_goes_on_when_there_is_room_again",
     "deploy/test_slurm_scripts.py::test_a_run_outlives_a_cancelled_job_and_a_time_limit",
@@ -110,7 +112,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(tier)
         if place.startswith(FULL):
             item.add_marker("full")
-    order = ["tests/test_end_to_end.py", "tests/contracts", "tests/coordinator", "tests/peers"]
+    order = [
+        "tests/test_end_to_end.py",
+        "tests/test_readme_commands.py",
+        "tests/contracts",
+        "tests/faults/test_hosts.py",
+        "tests/coordinator",
+        "tests/peers",
+    ]
     items.sort(key=lambda item: next((n for n, path in enumerate(order) if item.nodeid.startswith(path)), len(order)))
 
 

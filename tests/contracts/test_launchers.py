@@ -51,16 +51,16 @@ full = pytest.mark.full
 pairs = pytest.mark.parametrize(
     ("arena", "exchange"),
     [
-        ("local", "coordinator"),
         ("ray", "coordinator"),
         ("slurm", "collective"),
         pytest.param("local", "collective", marks=full),
+        pytest.param("local", "coordinator", marks=full),
         pytest.param("ray", "collective", marks=full),
         pytest.param("slurm", "coordinator", marks=full),
     ],
     indirect=["arena"],
 )
-"""Launchers and exchanges: in the quick part each launcher once, and each exchange."""
+"""Launchers and exchanges: the quick part has each exchange once; test_launch.py has the local launcher."""
 
 
 @pytest.fixture
