@@ -25,7 +25,7 @@ from peers.common.errors import PeersError
 from peers.config import loading as configfile
 from peers.config.schema import Config, DataConfig
 from peers.runs.run_folder import RunFolder
-from peers.worker.placement import Placement
+from peers.worker.placement import Placement, compute_threads
 from peers.worker.process import StopSignal, end_with_parent, set_up_logging
 from peers.worker.worker import work
 
@@ -56,8 +56,13 @@ def _run(config: Config, job: Mapping[str, Any], stop: StopSignal) -> int:
         run = supervised.work if job["supervised"] else work
         code = run(config, Placement(), "resume", stop)
     if code == 0 and job["analyse"] and not stop.requested():
+        import torch
+
         from coordinator.experiment.analysis.run import analyse  # brings libraries that few groups need
 
+        # As training leaves it: sums depend on the number of threads, and an analysis that is made up for after a break
+        # must give the same bytes as one that follows its run in the same process.
+        torch.set_num_threads(compute_threads(config.group.threads, config.group.peers or 1))
         try:
             analyse(config, None if job["transfer"] is None else DataConfig.model_validate(job["transfer"]))
         except PeersError as exc:
