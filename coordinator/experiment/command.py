@@ -55,20 +55,7 @@ def experiment(path: str, sets: Sequence[str], *, overwrite: bool, console: Cons
 
 
 def sweep(path: str, sets: Sequence[str], *, overwrite: bool, console: Console) -> int:
-    """Run a sweep to its table.
-
-    Args:
-        path: of its YAML.
-        sets: `key.path=value` settings on top.
-        overwrite: begin anew, instead of going on with what is there.
-        console: where to show progress and tables.
-
-    Returns:
-        exit code: 0; 1 where groups have failed; 128 + n after signal n, with all groups saved.
-
-    Raises:
-        PeersError: the sweep cannot be run as asked.
-    """
+    """Run a sweep to its table; arguments, exit code and errors are those of `experiment`."""
     asked = plan.load(path, sets)
     _check_points(asked.folder)
     if overwrite:

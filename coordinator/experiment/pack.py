@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from coordinator.experiment import supervised
 from peers.common.errors import PeersError
 from peers.config import loading as configfile
@@ -56,8 +58,6 @@ def _run(config: Config, job: Mapping[str, Any], stop: StopSignal) -> int:
         run = supervised.work if job["supervised"] else work
         code = run(config, Placement(), "resume", stop)
     if code == 0 and job["analyse"] and not stop.requested():
-        import torch
-
         from coordinator.experiment.analysis.run import analyse  # brings libraries that few groups need
 
         # As training leaves it: sums depend on the number of threads, and an analysis that is made up for after a break
